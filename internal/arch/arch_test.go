@@ -1,0 +1,158 @@
+// Package arch holds the direction of imports: cli and daemon, then adapters, then use cases, then the domain,
+// then leaves. Each ban has its reason, which a failure prints.
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/mosaicstack/gateway/"
+
+// layer is a package's height: imports go to lower layers only.
+type layer int
+
+const (
+	leaf layer = iota + 1
+	domain
+	useCase
+	adapter
+	top
+)
+
+// packages is every package of the product and its layer. A new package must be given one.
+var packages = map[string]layer{
+	"internal/fault":            leaf,
+	"internal/page":             leaf,
+	"internal/scope":            leaf,
+	"internal/scope/strictjson": leaf,
+	"internal/identity":         leaf,
+	"internal/audit":            leaf,
+	"internal/seal":             leaf,
+	"internal/unixsock":         leaf,
+	"internal/ca":               leaf, // the contract; who keeps it are ca/embedded and ca/stepca
+	"internal/peer":             domain,
+	"internal/grant":            domain,
+	"internal/account":          domain,
+	"internal/resource":         domain,
+	"internal/enroll":           useCase,
+	"internal/serving":          useCase,
+	"internal/querying":         useCase,
+	"internal/edge":             useCase, // what both HTTP adapters share
+	"migrations":                leaf,
+	"deploy/step-ca":            leaf,
+	"internal/ca/token":         useCase, // what both CA adapters share
+	"internal/ca/embedded":      adapter,
+	"internal/ca/stepca":        adapter,
+	"internal/ca/catest":        adapter,
+	"internal/postgres":         adapter,
+	"internal/limit":            adapter,
+	"internal/remote":           adapter,
+	"internal/httpapi":          adapter,
+	"internal/fedapi":           adapter,
+	"internal/telemetry":        adapter,
+	"internal/devstack":         adapter,
+	"internal/cli":              top,
+	"internal/daemon":           top,
+	"internal/arch":             top,
+	"internal/postgres/pgtest":  top, // tests only
+	"cmd/mosaic":                top,
+}
+
+// allowed are imports between packages of one layer, or upwards, each with its reason.
+var allowed = map[[2]string]string{
+	{"internal/httpapi", "internal/postgres"}:         "administration is create, read, update and delete: a use case between would only repeat the store's signatures",
+	{"internal/account", "internal/seal"}:             "seal is a leaf",
+	{"cmd/mosaic", "internal/cli"}:                    "main wires",
+	{"cmd/mosaic", "internal/daemon"}:                 "main wires",
+	{"internal/postgres/pgtest", "internal/devstack"}: "tests run on the same private server",
+}
+
+// owners are the only packages that may import a library: the seam at which its errors and types stop.
+var owners = []struct {
+	library string
+	owners  []string
+	reason  string
+}{
+	{"github.com/jackc/pgx/v5", []string{"internal/postgres", "internal/postgres/pgtest", "internal/devstack", "internal/daemon"}, "one seam for driver errors; devstack waits for its server, daemon passes the pool's configuration on"},
+	{"github.com/pressly/goose", []string{"internal/postgres"}, "migrations run in one place, under one lock"},
+	{"github.com/smallstep/certificates", []string{"internal/ca/embedded", "internal/ca/stepca", "internal/ca/token"}, "the CA can be replaced"},
+	{"go.step.sm/crypto", []string{"internal/ca/embedded", "internal/ca/stepca", "internal/ca/token"}, "the CA can be replaced"},
+	{"github.com/danielgtaylor/huma", []string{"internal/httpapi"}, "the framework stays at the edge"},
+	{"github.com/spf13/cobra", []string{"internal/cli"}, "the framework stays at the edge"},
+	{"github.com/tink-crypto/tink-go", []string{"internal/seal"}, "sealed values have one format"},
+	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
+	{"net/http", []string{"internal/edge", "internal/httpapi", "internal/fedapi", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token"}, "use cases and stores know nothing of HTTP"},
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+func list(t *testing.T) []listed {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var l listed
+		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+}
+
+func TestImportsPointDown(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		height, ok := packages[from]
+		if !ok {
+			t.Errorf("%s has no layer: give it one in internal/arch", from)
+			continue
+		}
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, module)
+			if !ours {
+				continue
+			}
+			if height == leaf && packages[to] == leaf {
+				continue // leaves may lean on each other; go vet refuses cycles
+			}
+			if height == domain && packages[to] == domain {
+				continue
+			}
+			if packages[to] >= height && allowed[[2]string{from, to}] == "" {
+				t.Errorf("%s imports %s, which is not below it: imports point down, so that rules do not depend on wiring", from, to)
+			}
+		}
+	}
+}
+
+func TestLibrariesStayBehindTheirSeam(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		for _, imp := range p.Imports {
+			for _, o := range owners {
+				if (imp == o.library || strings.HasPrefix(imp, o.library+"/")) && !slices.Contains(o.owners, from) {
+					t.Errorf("%s imports %s, which is for %v only: %s", from, imp, o.owners, o.reason)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,211 @@
+// Package stepcatest runs a real step-ca for tests: the stock binary, on a free loopback port, on a directory of its
+// own with the federation's two provisioners.
+package stepcatest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/smallstep/certificates/authority/config"
+	"github.com/smallstep/certificates/authority/provisioner"
+
+	"github.com/mosaicstack/gateway/internal/ca"
+	"github.com/mosaicstack/gateway/internal/ca/embedded"
+	"github.com/mosaicstack/gateway/internal/ca/stepca"
+	"github.com/mosaicstack/gateway/internal/identity"
+)
+
+// binaryEnv names the step-ca to run; without it the one that deploy/dev/setup.sh installs is taken.
+const binaryEnv = "MOSAIC_TEST_STEP_CA"
+
+const version = "0.30.2"
+
+// Server is a running step-ca.
+type Server struct {
+	URL      string // https://127.0.0.1:PORT
+	Addr     string // 127.0.0.1:PORT
+	Dir      string
+	Roots    []*x509.Certificate
+	Password []byte // of both provisioners
+}
+
+// Start runs a step-ca until the test ends. Each edit changes its configuration before it starts.
+func Start(t *testing.T, edits ...func(*config.Config)) *Server {
+	t.Helper()
+	binary := Binary(t)
+	s := &Server{Dir: filepath.Join(t.TempDir(), "step-ca")}
+	s.create(t)
+	const tries = 3 // a port that was free a moment ago may not be any more
+	var err error
+	for range tries {
+		if err = s.run(t, binary, edits); err == nil {
+			return s
+		}
+	}
+	t.Fatal(err)
+	return nil
+}
+
+// Binary finds step-ca, or fails the test: a CA that is not tested against the real one is not tested.
+func Binary(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv(binaryEnv)
+	if path == "" {
+		cache, err := os.UserHomeDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		path = filepath.Join(cache, ".cache", "mosaic", "tools", "step-ca-"+version)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("no step-ca to test against: %v; run deploy/dev/setup.sh, or set %s", err, binaryEnv)
+	}
+	return path
+}
+
+// create makes the directory with the authority that lives in process, which is laid out as step-ca's own: that a
+// stock step-ca serves it is part of what the tests show.
+func (s *Server) create(t *testing.T) {
+	t.Helper()
+	a, err := embedded.Open(t.Context(), embedded.Config{Dir: s.Dir, Name: "Test", Arc: identity.DefaultArc})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Roots, err = a.Roots(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	password, err := os.ReadFile(filepath.Join(s.Dir, "password"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Password = bytes.TrimSpace(password)
+}
+
+// run starts the process and waits until it serves.
+func (s *Server) run(t *testing.T, binary string, edits []func(*config.Config)) error {
+	t.Helper()
+	file := filepath.Join(s.Dir, "config", "ca.json")
+	conf, err := config.LoadConfiguration(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf.Address = freeAddr(t)
+	s.Addr, s.URL = conf.Address, "https://"+conf.Address
+	for _, edit := range edits {
+		edit(conf)
+	}
+	if err := conf.Save(file); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "--password-file", filepath.Join(s.Dir, "password"), file)
+	cmd.Env = []string{"HOME=" + s.Dir, "STEPPATH=" + s.Dir, "PATH=" + os.Getenv("PATH")}
+	out := &output{serving: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("step-ca ended: %w\n%s", err, out)
+	case <-out.serving:
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+		if t.Failed() {
+			t.Logf("step-ca said:\n%s", out)
+		}
+	})
+	return nil
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// output keeps what a process says, and notices when it serves.
+type output struct {
+	mu      sync.Mutex
+	text    bytes.Buffer
+	once    sync.Once
+	serving chan struct{}
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text.Write(p)
+	for scan := bufio.NewScanner(bytes.NewReader(o.text.Bytes())); scan.Scan(); {
+		if strings.Contains(scan.Text(), "Serving HTTPS on") {
+			o.once.Do(func() { close(o.serving) })
+		}
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// Config is the configuration of a client that may do everything.
+func (s *Server) Config() stepca.Config {
+	return stepca.Config{
+		URL:        s.URL,
+		Roots:      s.Roots,
+		Federation: stepca.Provisioner{Name: ca.FederationProvisioner, Password: s.Password},
+		Server:     stepca.Provisioner{Name: ca.ServerProvisioner, Password: s.Password},
+	}
+}
+
+// Client makes a client of the server.
+func (s *Server) Client(t *testing.T) *stepca.Client {
+	t.Helper()
+	c, err := stepca.New(s.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// Provisioner reads one of the server's provisioners from its configuration.
+func (s *Server) Provisioner(t *testing.T, name string) *provisioner.JWK {
+	t.Helper()
+	conf, err := config.LoadConfiguration(filepath.Join(s.Dir, "config", "ca.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Find(conf, name)
+}
+
+// Find gives the JWK provisioner of a name in a configuration, or nil.
+func Find(conf *config.Config, name string) *provisioner.JWK {
+	for _, p := range conf.AuthorityConfig.Provisioners {
+		if jwk, ok := p.(*provisioner.JWK); ok && jwk.Name == name {
+			return jwk
+		}
+	}
+	return nil
+}

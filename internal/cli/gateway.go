@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	defaultPort        = "3000"
+	healthcheckTimeout = 5 * time.Second
+)
+
+func (a *app) gateway() *cobra.Command {
+	cmd := a.group("gateway", "Run a gateway and look after it", a.healthcheck())
+	if a.env.Gateway.Dev != nil {
+		cmd.AddCommand(a.dev())
+	}
+	return cmd
+}
+
+func (a *app) dev() *cobra.Command {
+	o := DevOptions{Stdout: a.env.Stdout, Stderr: a.env.Stderr}
+	cmd := a.leaf("dev", nil, "Run a whole gateway on this machine: database, CA and all", func(cmd *cobra.Command, _ []string) error {
+		for flag, address := range map[string]string{"listen": o.Listen, "federation-listen": o.FederationListen} {
+			if !listenable(address) {
+				return misuse(cmd, "--%s takes HOST:PORT, not %q", flag, address)
+			}
+		}
+		o.Dir, o.JSON = a.directory(cmd), a.json
+		return a.env.Gateway.Dev(cmd.Context(), o)
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&o.Listen, "listen", "127.0.0.1:"+defaultPort, "where to serve the HTTP API; port 0 picks a free one")
+	flags.StringVar(&o.FederationListen, "federation-listen", "127.0.0.1:3443", "where to serve other gateways")
+	flags.StringVar(&o.Name, "name", "", "what the gateway calls itself")
+	flags.BoolVar(&o.DemoData, "demo-data", false, "load a few users, teams and rows to try things with")
+	return cmd
+}
+
+// listenable tells whether an address is HOST:PORT. Whether it can be listened on is for the gateway to find out.
+func listenable(address string) bool {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
+}
+
+// healthcheck is the container's HEALTHCHECK. It asks the gateway of its own container, whatever MOSAIC_URL says.
+func (a *app) healthcheck() *cobra.Command {
+	return a.leaf("healthcheck", nil, "Exit 0 when the gateway on GATEWAY_PORT is alive, 1 when it is not", func(cmd *cobra.Command, _ []string) error {
+		port := a.env.Getenv("GATEWAY_PORT")
+		if port == "" {
+			port = defaultPort
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return errPort.With("GATEWAY_PORT is %q, which is not a port", port)
+		}
+		c := a.overHTTP("http://" + net.JoinHostPort("127.0.0.1", port))
+		c.timeout = healthcheckTimeout
+		got, err := c.send(cmd.Context(), get("health", "live"))
+		switch {
+		case err != nil:
+			return err
+		case got.status != http.StatusOK:
+			return c.refused(got)
+		case a.json:
+			return a.printJSON(map[string]string{"status": "ok"})
+		}
+		fmt.Fprintln(&a.out, "ok")
+		return nil
+	})
+}

@@ -1,0 +1,163 @@
+package cli
+
+import (
+	"encoding/json"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mosaicstack/gateway/internal/resource"
+	"github.com/mosaicstack/gateway/internal/scope"
+)
+
+// cellWidth keeps a row of a table on one line of most terminals; one row alone is shown whole.
+const cellWidth = 48
+
+// row is a row of a peer, which may be of any shape.
+type row map[string]json.RawMessage
+
+func (a *app) query() *cobra.Command {
+	var text, cursor, user string
+	var limit int
+	cmd := a.leaf("query", []string{"PEER", "RESOURCE", "[ID]"}, "Ask a peer now: its rows, or one of them", func(cmd *cobra.Command, args []string) error {
+		flags := cmd.Flags()
+		one := len(args) == 3
+		if one && (flags.Changed("search") || flags.Changed("limit") || flags.Changed("cursor")) {
+			return misuse(cmd, "an ID asks for one row: it goes with none of --search, --limit and --cursor")
+		}
+		if flags.Changed("search") && flags.Changed("cursor") {
+			return misuse(cmd, "--search gives one page: it does not go with --cursor")
+		}
+		r := get("api", "federation", "peers", args[0], "resources", args[1])
+		r.query = url.Values{}
+		switch {
+		case one:
+			r.path = append(r.path, args[2])
+		case flags.Changed("search"):
+			body := map[string]any{"query": text}
+			if flags.Changed("limit") {
+				body["limit"] = limit
+			}
+			r = post(body, append(r.path, "search")...)
+		default:
+			if flags.Changed("limit") {
+				r.query.Set("limit", strconv.Itoa(limit))
+			}
+			if cursor != "" {
+				r.query.Set("cursor", cursor)
+			}
+		}
+		r.actFor = user
+		_, doc, err := a.ask(cmd, r)
+		switch {
+		case err != nil:
+			return err
+		case a.json:
+			return a.print(doc)
+		case one:
+			return show(a, doc, func(d struct{ Data row }) { a.rowRecord(args[1], d.Data) })
+		}
+		return a.rowTable(cmd, args, doc)
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&text, "search", "", "find rows by what they say")
+	flags.IntVar(&limit, "limit", 0, "at most so many rows (default 50)")
+	flags.StringVar(&cursor, "cursor", "", "where the page before ended")
+	flags.StringVar(&user, "user", "", "ask as this user, by id or email")
+	return cmd
+}
+
+// fieldsOf lists the fields of a resource in the order of the catalogue; none for one that is not known here.
+func fieldsOf(name string) []string {
+	var names []string
+	for _, f := range resource.Shown(scope.Resource(name)) {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) error {
+	l, err := decode[list](doc)
+	if err != nil {
+		return err
+	}
+	rows, err := decode[[]row](l.items())
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		a.say("no rows of %s are visible there", args[1])
+		return nil
+	}
+	columns := slices.Concat([]string{"id"}, fieldsOf(args[1]), []string{"updated_at", "source"})
+	header := make([]string, len(columns))
+	for i, name := range columns {
+		header[i] = strings.ToUpper(strings.TrimSuffix(strings.ReplaceAll(name, "_", " "), " at"))
+	}
+	cells := make([][]string, len(rows))
+	for i, r := range rows {
+		for _, name := range columns {
+			cells[i] = append(cells[i], shorten(plain(a.cell(name, r[name])), cellWidth))
+		}
+	}
+	a.table(header, cells)
+	if l.Page.Capped {
+		a.say("the peer gives at most %d rows at a time", l.Page.Limit)
+	}
+	if next := l.Page.NextCursor; next != "" {
+		a.say("hint: more rows: %s", a.nextPage(cmd, args, next))
+	}
+	return nil
+}
+
+// nextPage is the command that shows the page after this one.
+func (a *app) nextPage(cmd *cobra.Command, args []string, cursor string) string {
+	words := []string{cmd.CommandPath(), quoted(args[0]), quoted(args[1])}
+	for _, name := range []string{"limit", "user"} {
+		if f := cmd.Flags().Lookup(name); f.Changed {
+			words = append(words, "--"+name, quoted(f.Value.String()))
+		}
+	}
+	return strings.Join(append(words, "--cursor", quoted(cursor)), " ")
+}
+
+// rowRecord shows one row whole: the fields that are known in the usual order, then whatever else it has.
+func (a *app) rowRecord(name string, r row) {
+	order := slices.Concat([]string{"id"}, fieldsOf(name), []string{"owner_id", "team_id", "created_at", "updated_at", "source"})
+	var rest []string
+	for key := range r {
+		if !slices.Contains(order, key) {
+			rest = append(rest, key)
+		}
+	}
+	slices.Sort(rest)
+	var fields []field
+	for _, key := range append(order, rest...) {
+		if value, ok := r[key]; ok {
+			fields = append(fields, field{key, text(value)})
+		}
+	}
+	a.record(fields...)
+}
+
+// cell is a value in a table, where moments are shown as seen from now.
+func (a *app) cell(name string, value json.RawMessage) string {
+	s := text(value)
+	if t, err := time.Parse(time.RFC3339, s); err == nil && strings.HasSuffix(name, "_at") {
+		return relative(a.env.Now(), t)
+	}
+	return s
+}
+
+// text is a JSON value as a person reads it: strings without quotes, null as nothing.
+func text(value json.RawMessage) string {
+	var s string
+	if json.Unmarshal(value, &s) == nil { // null too leaves it empty
+		return s
+	}
+	return string(value)
+}

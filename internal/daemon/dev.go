@@ -1,0 +1,270 @@
+// Package daemon wires the gateway together: which part stands on which, what is started first, and what ends
+// last.
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mosaicstack/gateway/internal/ca/embedded"
+	"github.com/mosaicstack/gateway/internal/devstack"
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/postgres"
+	"github.com/mosaicstack/gateway/internal/seal"
+	"github.com/mosaicstack/gateway/internal/telemetry"
+	"github.com/mosaicstack/gateway/internal/unixsock"
+)
+
+// DevOptions is what `gateway dev` was asked for.
+type DevOptions struct {
+	Dir              string
+	Listen           string // host:port of the HTTP API; port 0 picks a free one
+	FederationListen string
+	Name             string
+	DemoData         bool
+	JSON             bool // print ready.json's document instead of a banner
+	Version          string
+	Getenv           func(string) string
+	Stdout           io.Writer // the banner
+	Stderr           io.Writer // logs
+	Now              func() time.Time
+}
+
+// defaultName is what a gateway without a --name calls itself, and its CA.
+const defaultName = "mosaic"
+
+// The time a stop may take: requests under way, then the database.
+const (
+	drainWithin    = 5 * time.Second
+	databaseWithin = 4 * time.Second
+)
+
+var errListen = &fault.Fault{
+	Kind: fault.Unavailable, Code: "listen_failed", Detail: "the address cannot be listened on",
+	Hint: "stop what uses the port, or choose another one with --listen and --federation-listen (port 0 picks a free one)",
+}
+
+// Dev runs the local tier until ctx ends: a private PostgreSQL and a Step-CA authority of its own, both under
+// o.Dir, and the gateway on top of them.
+func Dev(ctx context.Context, o DevOptions) (err error) {
+	log, err := telemetry.NewLogger(o.Stderr, o.Getenv("MOSAIC_LOG_LEVEL"))
+	if err != nil {
+		return err
+	}
+	if o.Name == "" {
+		o.Name = defaultName
+	}
+	arc := identity.DefaultArc
+	if s := o.Getenv("MOSAIC_OID_ARC"); s != "" {
+		if arc, err = identity.ParseArc(s); err != nil {
+			return err
+		}
+	}
+	var stack closers
+	defer func() { err = errors.Join(err, stack.close(log)) }()
+
+	dir, err := devstack.OpenDir(o.Dir)
+	if err != nil {
+		return err
+	}
+	stack.add("directory", dir.Close)
+	// Addresses come before the database: a busy port is known at once, and nothing was started in vain.
+	var l listeners
+	if l.api, err = listen(o.Listen); err != nil {
+		return err
+	}
+	stack.add("api listener", ignoreClosed(l.api.Close))
+	if l.federation, err = listen(o.FederationListen); err != nil {
+		return err
+	}
+	stack.add("federation listener", ignoreClosed(l.federation.Close))
+
+	p, err := startParts(ctx, o, dir, arc, log, &stack)
+	if err != nil {
+		return err
+	}
+	if l.socket, err = unixsock.Listen(dir.Path(), "admin.sock", 0o600); err != nil {
+		return err
+	}
+	stack.add("admin socket", ignoreClosed(l.socket.Close))
+	g, err := newGateway(ctx, gatewayConfig{
+		parts: p, tier: "local", name: o.Name, version: o.Version, now: o.Now, log: log,
+		publicURL: "http://" + reachable(l.api.Addr()), federationURL: "https://" + reachable(l.federation.Addr()),
+	})
+	if err != nil {
+		return err
+	}
+	if o.DemoData {
+		if err := loadDemo(ctx, g); err != nil {
+			return err
+		}
+	}
+	ready := devReady{
+		URL: g.publicURL, FederationURL: g.federationURL, Socket: dir.Join("admin.sock"),
+		CARootFile: dir.Join("ca", "certs", "root_ca.crt"), CAFingerprint: g.caFingerprint, PID: os.Getpid(),
+	}
+	return g.serve(ctx, l, func() error {
+		if err := ready.write(dir); err != nil {
+			return err
+		}
+		stack.add("ready.json", func() error { return os.Remove(dir.Join(readyFile)) })
+		return ready.announce(o)
+	})
+}
+
+// parts is what the gateway stands on.
+type parts struct {
+	pool     *pgxpool.Config
+	db       *postgres.DB
+	ca       *embedded.Authority
+	roots    []*x509.Certificate
+	keyring  *seal.Keyring
+	profile  identity.Profile
+	database func(context.Context) error // whether the database answers now
+}
+
+// startParts starts the database and the CA and brings the schema up to date.
+func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, arc identity.Arc, log *slog.Logger, stack *closers) (parts, error) {
+	var p parts
+	var err error
+	if p.keyring, err = loadKeyring(dir); err != nil {
+		return p, err
+	}
+	pg, err := devstack.StartPostgres(ctx, devstack.Config{DataDir: dir.PostgresDir(), Log: log.With("part", "postgres")})
+	if err != nil {
+		return p, err
+	}
+	stack.add("postgres", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), databaseWithin)
+		defer cancel()
+		return pg.Stop(ctx)
+	})
+	if p.pool, err = postgres.PoolConfig(postgres.Config{DSN: pg.DSN(), Dial: pg.DialFunc}); err != nil {
+		return p, err
+	}
+	if err := postgres.Migrate(ctx, p.pool, log); err != nil {
+		return p, err
+	}
+	if p.db, err = postgres.Open(ctx, postgres.Config{DSN: pg.DSN(), Dial: pg.DialFunc}); err != nil {
+		return p, err
+	}
+	stack.add("pool", func() error { p.db.Close(); return nil })
+	if err := p.db.CheckSafe(ctx); err != nil {
+		return p, err
+	}
+	if p.ca, err = embedded.Open(ctx, embedded.Config{Dir: dir.Join("ca"), Name: o.Name, Arc: arc, Now: o.Now}); err != nil {
+		return p, err
+	}
+	stack.add("ca", func() error { return p.ca.Close() })
+	if p.roots, err = p.ca.Roots(ctx); err != nil {
+		return p, err
+	}
+	p.profile = identity.Profile{Arcs: []identity.Arc{arc}}
+	return p, nil
+}
+
+const keysetFile = "seal-keyset.json"
+
+// loadKeyring reads the directory's keyset, or makes it on the first start. It is written before anything is
+// sealed under it.
+func loadKeyring(dir *devstack.Dir) (*seal.Keyring, error) {
+	path := dir.Join(keysetFile)
+	doc, err := os.ReadFile(path)
+	if err == nil {
+		return seal.Parse(doc)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read keyset: %w", err)
+	}
+	k, doc, err := seal.Generate()
+	if err != nil {
+		return nil, err
+	}
+	return k, devstack.WriteFileAtomic(path, doc, 0o600)
+}
+
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, errListen.With("cannot listen on %s: %s", address, reason(err)).Because(err)
+	}
+	return l, nil
+}
+
+// reason is the last and shortest part of a network error: "address already in use".
+func reason(err error) string {
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		return sys.Err.Error()
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err.Error()
+	}
+	return err.Error()
+}
+
+// reachable is the host and port under which a local person or process reaches a listener.
+func reachable(a net.Addr) string {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return a.String()
+	}
+	host := tcp.IP.String()
+	if tcp.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+}
+
+func hostOf(rawURL string) (string, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return "", fmt.Errorf("parse %q: %w", rawURL, err)
+	}
+	return u.Hostname(), nil
+}
+
+// closers is what has to be closed, last opened first.
+type closers struct{ list []closer }
+
+type closer struct {
+	name  string
+	close func() error
+}
+
+func (c *closers) add(name string, f func() error) { c.list = append(c.list, closer{name, f}) }
+
+func (c *closers) close(log *slog.Logger) error {
+	var all error
+	for i := len(c.list) - 1; i >= 0; i-- {
+		if err := c.list[i].close(); err != nil {
+			log.Error("close", "part", c.list[i].name, "error", err)
+			all = errors.Join(all, err)
+		}
+	}
+	return all
+}
+
+// ignoreClosed lets a server close its listener before the stack does.
+func ignoreClosed(f func() error) func() error {
+	return func() error {
+		if err := f(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}

@@ -1,0 +1,218 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/enroll"
+	"github.com/mosaicstack/gateway/internal/fedapi"
+	"github.com/mosaicstack/gateway/internal/grant"
+	"github.com/mosaicstack/gateway/internal/httpapi"
+	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/limit"
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/postgres"
+	"github.com/mosaicstack/gateway/internal/querying"
+	"github.com/mosaicstack/gateway/internal/remote"
+	"github.com/mosaicstack/gateway/internal/serving"
+)
+
+// The limits that are the same for everybody (spec 7).
+var (
+	guessLimit = grant.Limit{PerMinute: 30, Burst: 30}
+	tryLimit   = grant.Limit{PerMinute: 300, Burst: 300}
+)
+
+// The bounds of a connection to the public listener.
+const (
+	apiReadHeader = 5 * time.Second
+	apiRead       = 30 * time.Second
+	apiWrite      = 60 * time.Second
+	apiIdle       = 2 * time.Minute
+	apiHeader     = 32 << 10
+)
+
+type gatewayConfig struct {
+	parts
+	tier, name, version      string
+	publicURL, federationURL string
+	now                      func() time.Time
+	log                      *slog.Logger
+}
+
+// gateway is one running replica.
+type gateway struct {
+	gatewayConfig
+	caFingerprint string
+	accounts      *postgres.Accounts
+	resources     *postgres.Resources
+	log           *slog.Logger
+	writer        *audit.Writer
+	health        *health
+	certificate   *listenerCertificate
+	touches       chan uuid.UUID
+	peers         *postgres.Peers
+	credentials   *postgres.Credentials
+	serving       *postgres.Serving
+	auditLog      *postgres.AuditLog
+	api           http.Handler
+	federation    *http.Server
+}
+
+// listeners are the addresses the gateway answers on.
+type listeners struct{ api, federation, socket net.Listener }
+
+func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
+	host, err := hostOf(c.federationURL)
+	if err != nil {
+		return nil, err
+	}
+	c.profile.Host = host
+	g := &gateway{
+		gatewayConfig: c, log: c.log, caFingerprint: identity.FingerprintHex(c.roots[0].Raw),
+		accounts: &postgres.Accounts{DB: c.db}, resources: &postgres.Resources{DB: c.db, Seal: c.keyring},
+		peers: &postgres.Peers{DB: c.db}, credentials: &postgres.Credentials{DB: c.db}, serving: &postgres.Serving{DB: c.db}, auditLog: &postgres.AuditLog{DB: c.db},
+		touches: make(chan uuid.UUID, 256),
+	}
+	g.writer = audit.NewWriter(g.auditLog, c.log, c.now)
+	g.health = newHealth(c)
+	if err := g.auditLog.EnsurePartitions(ctx); err != nil {
+		return nil, err
+	}
+	if g.certificate, err = newListenerCertificate(ctx, c, host); err != nil {
+		return nil, err
+	}
+	limiter, err := limit.NewMemory()
+	if err != nil {
+		return nil, err
+	}
+	cursors := page.New(c.keyring.AEAD("cursor"))
+	hash := func(data []byte) []byte { return c.keyring.MAC("audit query", data) }
+	g.federation = fedapi.NewServer(fedapi.Config{
+		Serving: serving.New(serving.Config{
+			Store: g.serving, Audit: g.writer, Limiter: limiter, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
+			Refused: serving.NewRefusedLately(c.now), Touch: g.touch,
+		}),
+		Profile: c.profile, Log: c.log, Now: c.now,
+	})
+	adder, query := g.newQuerying(hash)
+	g.api = httpapi.New(httpapi.Config{
+		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog,
+		Enroll: enroll.New(enroll.Config{
+			Store: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
+			Guesses: limit.Fixed{Limiter: limiter, Limit: guessLimit}, Tries: limit.Fixed{Limiter: limiter, Limit: tryLimit},
+			Random: rand.Reader, Log: c.log,
+		}),
+		Credentials: g.credentials, Adder: adder, Querying: query,
+		Cursors: cursors, Health: g.health, PublicURL: c.publicURL,
+		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },
+		Version:       c.version, Now: c.now, Log: c.log,
+	})
+	return g, nil
+}
+
+// touch notes a peer for last_seen_at. It never waits: the request it comes with matters more.
+func (g *gateway) touch(id uuid.UUID) {
+	select {
+	case g.touches <- id:
+	default:
+	}
+}
+
+// noteTouches writes last_seen_at, for each peer at most once a minute.
+func (g *gateway) noteTouches(ctx context.Context) error {
+	last := map[uuid.UUID]time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case id := <-g.touches:
+			if now := g.now(); now.Sub(last[id]) >= time.Minute {
+				last[id] = now
+				if err := g.serving.Touch(ctx, id); err != nil && ctx.Err() == nil {
+					g.log.Warn("last_seen_at not written", "peer_id", id, "error", err)
+				}
+			}
+		}
+	}
+}
+
+// serve answers on the listeners until ctx ends or one of them fails. What serves stops before what it stands
+// on: listeners first, then the audit writer, which commits what is queued.
+func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) error {
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	var base errgroup.Group
+	base.Go(func() error { return g.writer.Run(background) })
+	base.Go(func() error { return g.noteTouches(background) })
+	base.Go(func() error { return g.health.run(background) })
+	base.Go(func() error { return g.certificate.run(background) })
+
+	public := &http.Server{
+		Handler: g.api, ReadHeaderTimeout: apiReadHeader, ReadTimeout: apiRead, WriteTimeout: apiWrite, IdleTimeout: apiIdle,
+		MaxHeaderBytes: apiHeader, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	admin := &http.Server{
+		Handler: g.api, ReadHeaderTimeout: apiReadHeader, ReadTimeout: apiRead, WriteTimeout: apiWrite, IdleTimeout: apiIdle,
+		MaxHeaderBytes: apiHeader, ErrorLog: public.ErrorLog, ConnContext: httpapi.SocketContext,
+	}
+	trust := fedapi.Trust{Roots: g.roots, Intermediates: g.certificate.intermediates(), Profile: g.profile, Now: g.now}
+	secure := tls.NewListener(l.federation, fedapi.TLSConfig(g.certificate.get, trust))
+
+	front, ctx := errgroup.WithContext(ctx)
+	for _, s := range []struct {
+		server   *http.Server
+		listener net.Listener
+	}{{public, l.api}, {admin, l.socket}, {g.federation, secure}} {
+		front.Go(func() error {
+			if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+		front.Go(func() error {
+			<-ctx.Done()
+			g.health.drain()
+			return drain(s.server)
+		})
+	}
+	g.health.check(ctx)
+	err := onReady()
+	if err != nil {
+		front.Go(func() error { return err }) // ends the others
+	}
+	err = front.Wait()
+	stopBackground()
+	return errors.Join(err, base.Wait())
+}
+
+// drain ends a server: no new connections, what is under way may finish within drainWithin.
+func drain(s *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainWithin)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		return s.Close()
+	}
+	return nil
+}
+
+// newQuerying makes the half of the gateway that asks others.
+func (g *gateway) newQuerying(hash querying.Hasher) (*querying.Adder, *querying.Service) {
+	client := remote.NewClient()
+	adder := querying.NewAdder(querying.AdderConfig{
+		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring, Random: rand.Reader, Now: g.now,
+	})
+	return adder, querying.New(querying.Config{
+		Finder: g.credentials, Client: client, Keys: g.keyring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch,
+	})
+}

@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/mosaicstack/gateway/internal/httpapi"
+)
+
+// How often the parts are looked at, and how long one may take: a loss is known well within 10 s.
+const (
+	healthEvery  = 3 * time.Second
+	healthWithin = 2 * time.Second
+)
+
+// health looks at the parts in the background, so that a probe costs nothing and cannot be used to load them.
+type health struct {
+	tier, version string
+	parts         []part
+
+	mu       sync.RWMutex
+	down     map[string]bool
+	draining bool
+}
+
+// part is one thing the gateway stands on. Without a vital one it does not serve; without another it serves,
+// degraded.
+type part struct {
+	name  string
+	vital bool
+	check func(context.Context) error
+}
+
+func newHealth(c gatewayConfig) *health {
+	return &health{
+		tier: c.tier, version: c.version, down: map[string]bool{},
+		parts: []part{{"database", true, c.db.Ping}, {"ca", false, c.ca.Ready}},
+	}
+}
+
+// run checks until ctx ends.
+func (h *health) run(ctx context.Context) error {
+	tick := time.NewTicker(healthEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			h.check(ctx)
+		}
+	}
+}
+
+// check looks at every part once.
+func (h *health) check(ctx context.Context) {
+	for _, p := range h.parts {
+		ctx, cancel := context.WithTimeout(ctx, healthWithin)
+		err := p.check(ctx)
+		cancel()
+		h.mu.Lock()
+		h.down[p.name] = err != nil
+		h.mu.Unlock()
+	}
+}
+
+// drain makes the gateway not ready: it is about to stop.
+func (h *health) drain() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.draining = true
+}
+
+// Report implements httpapi.Health.
+func (h *health) Report(context.Context) httpapi.Report {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	r := httpapi.Report{Status: httpapi.HealthOK, Tier: h.tier, Version: h.version, Checks: map[string]string{}}
+	for _, p := range h.parts {
+		r.Checks[p.name] = httpapi.HealthOK
+		if !h.down[p.name] {
+			continue
+		}
+		r.Checks[p.name] = httpapi.HealthDown
+		if p.vital {
+			r.Status = httpapi.HealthDown
+		} else if r.Status == httpapi.HealthOK {
+			r.Status = httpapi.HealthDegraded
+		}
+	}
+	if h.draining {
+		r.Status = httpapi.HealthDown
+		r.Checks["draining"] = "yes"
+	}
+	return r
+}

@@ -1,0 +1,59 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/mosaicstack/gateway/internal/devstack"
+)
+
+const readyFile = "ready.json"
+
+// devReady is what ready.json says once the gateway serves. Its paths are absolute.
+type devReady struct {
+	URL           string `json:"url"`
+	FederationURL string `json:"federation_url"`
+	Socket        string `json:"socket"`
+	CARootFile    string `json:"ca_root_file"`
+	CAFingerprint string `json:"ca_fingerprint"`
+	PID           int    `json:"pid"`
+}
+
+func (r devReady) write(dir *devstack.Dir) error {
+	doc, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return devstack.WriteFileAtomic(dir.Join(readyFile), append(doc, '\n'), 0o600)
+}
+
+// announce says on stdout that the gateway serves.
+func (r devReady) announce(o DevOptions) error {
+	if o.JSON {
+		return json.NewEncoder(o.Stdout).Encode(r)
+	}
+	banner(o.Stdout, o.Dir, r)
+	return nil
+}
+
+// banner tells a person what runs and what to type next.
+func banner(w io.Writer, dir string, r devReady) {
+	flag := ""
+	if dir != ".mosaic" {
+		flag = " --dir " + dir
+	}
+	_, _ = fmt.Fprintf(w, `
+  Mosaic gateway is ready.
+
+    API         %s
+    Federation  %s   (mTLS)
+    CA root     %s
+    Stop        Ctrl-C; data stays in %s
+
+  Next, in another terminal:
+
+    mosaic user create you@example.org --role admin%s
+
+`, r.URL, r.FederationURL, r.CARootFile, dir, flag)
+}

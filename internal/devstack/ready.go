@@ -1,0 +1,158 @@
+package devstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	pollEvery = 5 * time.Millisecond
+
+	sqlstateNoDatabase   = "3D000" // invalid_catalog_name
+	sqlstateDuplicateDB  = "42P04" // duplicate_database
+	sqlstateCannotYet    = "57P03" // cannot_connect_now
+	sqlstateShuttingDown = "57P01" // admin_shutdown
+)
+
+// awaitReady returns when the server runs a query on our database, which it creates when it is not there yet.
+func (p *Postgres) awaitReady(ctx context.Context, c *child) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	// pgx reads our environment, however complete the connection string is.
+	if _, err := pgconn.ParseConfig(p.DSN()); err != nil {
+		return ErrPostgresStartFailed.With("the PG* variables of the environment cannot be used").
+			Advise("unset PGSERVICE and the other PG* variables, and start again").Because(err)
+	}
+	var last error
+	for {
+		if p.reportsReady(c.pid()) {
+			if last = p.query(ctx, database, "SELECT 1"); last == nil {
+				return nil
+			}
+			if err := p.afterRefusal(ctx, last); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-c.exited:
+			return p.failed("", c.err)
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return p.failed("it was not ready in time", last)
+			}
+			return fmt.Errorf("devstack: start postgres: %w", context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// afterRefusal returns nil when trying again makes sense.
+func (p *Postgres) afterRefusal(ctx context.Context, err error) error {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) {
+		return nil
+	}
+	switch pe.Code {
+	case sqlstateCannotYet, sqlstateShuttingDown:
+		return nil
+	case sqlstateNoDatabase:
+		err = p.query(ctx, "postgres", "CREATE DATABASE "+database)
+		if err == nil || errors.As(err, &pe) && pe.Code == sqlstateDuplicateDB {
+			return nil
+		}
+		return p.failed("its database could not be created", err)
+	}
+	return p.failed("it runs, but refuses to serve: "+pe.Message, err)
+}
+
+// reportsReady reads the status that the server keeps in its pid file, as pg_ctl does. Knocking before that would
+// only fill the log with refusals.
+func (p *Postgres) reportsReady(pid int) bool {
+	raw, err := os.ReadFile(filepath.Join(p.cfg.DataDir, pidName))
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(string(raw), "\n")
+	return len(lines) >= 8 && lines[0] == strconv.Itoa(pid) && strings.TrimSpace(lines[7]) == "ready"
+}
+
+// query runs one statement on a connection of its own.
+func (p *Postgres) query(ctx context.Context, db, sql string) error {
+	cfg, err := pgconn.ParseConfig(p.dsn(db))
+	if err != nil {
+		return fmt.Errorf("devstack: %w", err)
+	}
+	cfg.DialFunc = p.DialFunc
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("devstack: %w", err)
+	}
+	_, err = conn.Exec(ctx, sql).ReadAll()
+	if cerr := conn.Close(ctx); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("devstack: %w", err)
+	}
+	return nil
+}
+
+// failed makes the fault of a start that did not work out, with the line of the server's log that says most in its
+// detail and the last lines in its cause.
+func (p *Postgres) failed(what string, err error) error {
+	lines := p.tail.last(15)
+	if told := telling(lines); told != "" {
+		what = strings.TrimPrefix(what+": "+told, ": ")
+	}
+	if what == "" {
+		what = "it ended without a word"
+	}
+	f := ErrPostgresStartFailed.With("PostgreSQL did not start: %s", what)
+	if free, ok := freeMiB(filepath.Dir(p.cfg.DataDir)); ok && free < 64 {
+		f = f.Advise("free some space: the file system of %s has %d MiB left", p.cfg.DataDir, free)
+	}
+	if len(lines) > 0 {
+		err = errors.Join(err, errors.New("its last lines:\n"+strings.Join(lines, "\n")))
+	}
+	return f.Because(err)
+}
+
+// telling picks the last line that reports a failure, and what explains it. It only chooses words for a person.
+func telling(lines []string) string {
+	at := len(lines) - 1
+	for i := at; i >= 0; i-- {
+		if strings.Contains(lines[i], "FATAL:") || strings.Contains(lines[i], "PANIC:") || strings.Contains(lines[i], "error:") {
+			at = i
+			break
+		}
+	}
+	if at < 0 {
+		return ""
+	}
+	told := strings.Join(strings.Fields(lines[at]), " ")
+	for _, line := range lines[at+1:] {
+		if !strings.HasPrefix(line, "DETAIL:") && !strings.HasPrefix(line, "HINT:") {
+			break
+		}
+		told += " " + strings.Join(strings.Fields(line), " ")
+	}
+	return told
+}
+
+// freeMiB is the space that ordinary users may still use.
+func freeMiB(path string) (uint64, bool) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, false
+	}
+	return st.Bavail * uint64(st.Bsize) >> 20, true
+}

@@ -1,0 +1,138 @@
+// Package fedapi is the federation listener: mTLS, TLS 1.3, base /federation/v1. It turns a connection's
+// certificate into an identity and hands every request to the serving use case.
+package fedapi
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/mosaicstack/gateway/internal/edge"
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/serving"
+)
+
+// Base is the path every endpoint is under.
+const Base = "/federation/v1"
+
+// The bounds of a connection.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	writeDeadline     = 10 * time.Second // a request that began before a revoke may finish, within this
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 16 << 10
+	maxIdentities     = 10_000
+)
+
+var errMethod = &fault.Fault{
+	Kind: fault.NotAllowed, Code: "method_not_allowed", Detail: "this address does not take this method",
+	Hint: "the federation API is read with GET",
+}
+
+// Config is what the listener needs.
+type Config struct {
+	Serving *serving.Service
+	Profile identity.Profile
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+type handler struct {
+	Config
+
+	mu         sync.RWMutex
+	identities map[[32]byte]identity.Identity
+}
+
+// NewServer returns the server of the federation listener; serve it on a TLS listener with TLSConfig.
+func NewServer(c Config) *http.Server {
+	h := &handler{Config: c, identities: map[[32]byte]identity.Identity{}}
+	r := chi.NewRouter()
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := h.caller(r)
+		if err == nil {
+			err = h.Serving.Unknown(r.Context(), caller)
+		}
+		h.refuse(w, r, err)
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { h.refuse(w, r, errMethod) })
+	r.Route(Base, func(r chi.Router) {
+		r.Get("/capabilities", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
+			return h.Serving.Capabilities(r.Context(), c)
+		}))
+		r.Get("/resources/{resource}", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
+			q := r.URL.Query()
+			return h.Serving.List(r.Context(), c, serving.ListRequest{
+				Resource: chi.URLParam(r, "resource"), Limit: q.Get("limit"), Cursor: q.Get("cursor"), Since: q.Get("updated_since"),
+			})
+		}))
+		r.Get("/resources/{resource}/{id}", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
+			return h.Serving.Get(r.Context(), c, chi.URLParam(r, "resource"), chi.URLParam(r, "id"))
+		}))
+	})
+	return &http.Server{
+		Handler:           edge.Observe(c.Log, "federation", nil, c.Now)(r),
+		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog:       slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // failed handshakes: strangers write these
+	}
+}
+
+// serve answers with what a use case gives for the connection's identity.
+func (h *handler) serve(answer func(*http.Request, serving.Caller) ([]byte, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		caller, err := h.caller(r)
+		if err != nil {
+			h.refuse(w, r, err)
+			return
+		}
+		edge.NoteActor(r.Context(), "grant:"+caller.Identity.GrantID.String())
+		body, err := answer(r, caller)
+		if err != nil {
+			h.refuse(w, r, err)
+			return
+		}
+		_ = http.NewResponseController(w).SetWriteDeadline(h.Now().Add(writeDeadline))
+		head := w.Header()
+		head.Set("Content-Type", "application/json")
+		head.Set("Cache-Control", "no-store")
+		_, _ = w.Write(body) // a client that is gone has its audit row all the same
+	}
+}
+
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	_ = http.NewResponseController(w).SetWriteDeadline(h.Now().Add(writeDeadline))
+	edge.WriteProblem(w, r, err)
+}
+
+// caller reads the identity out of the connection's certificate. The handshake has checked chain and profile;
+// the profile is checked here again, because this is where it is relied on.
+func (h *handler) caller(r *http.Request) (serving.Caller, error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return serving.Caller{}, identity.ErrProfile.Because(errors.New("no client certificate"))
+	}
+	leaf := r.TLS.PeerCertificates[0]
+	fingerprint := identity.Fingerprint(leaf.Raw)
+	h.mu.RLock()
+	id, ok := h.identities[fingerprint]
+	h.mu.RUnlock()
+	if !ok {
+		var err error
+		if id, err = h.Profile.Parse(leaf); err != nil {
+			return serving.Caller{}, err
+		}
+		h.mu.Lock()
+		if len(h.identities) >= maxIdentities {
+			clear(h.identities)
+		}
+		h.identities[fingerprint] = id
+		h.mu.Unlock()
+	}
+	return serving.Caller{Identity: id, RequestID: edge.RequestID(r.Context()), RemoteAddress: edge.ClientAddress(r.Context())}, nil
+}

@@ -1,0 +1,91 @@
+package grant
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/mosaicstack/gateway/internal/fault"
+)
+
+// Limit is a rate limit: so many requests a minute, and so many at once after a pause.
+type Limit struct {
+	PerMinute int // 1..1,000,000
+	Burst     int // 1..1,000,000
+}
+
+// MaxRate and MaxBurst are the highest limits that can be set.
+const (
+	MaxRate  = 1_000_000
+	MaxBurst = 1_000_000
+)
+
+// DefaultLimit is the limit of a grant that sets none.
+func DefaultLimit() Limit { return Limit{PerMinute: 120, Burst: 60} }
+
+// The faults of a limit.
+var (
+	ErrRateInvalid = &fault.Fault{
+		Kind:   fault.Invalid,
+		Code:   "rate_invalid",
+		Detail: "a rate is 1 to 1000000 requests per minute",
+		Hint:   "write it like 120/min, 2/s or 600/hour",
+	}
+	ErrBurstInvalid = &fault.Fault{
+		Kind:   fault.Invalid,
+		Code:   "burst_invalid",
+		Detail: "a burst is 1 to 1000000 requests",
+		Hint:   "leave it out for 60",
+	}
+)
+
+// ParseRate reads a rate such as "120/min", "2/s" or "600/hour" as whole requests per minute. Hourly rates are
+// rounded down, never up: a limit does not give more than was asked for. Below 1 a minute is refused.
+func ParseRate(s string) (perMinute int, err error) {
+	count, unit, ok := strings.Cut(s, "/")
+	n, convErr := strconv.ParseUint(count, 10, 31)
+	if !ok || convErr != nil {
+		return 0, badRate(s)
+	}
+	switch unit {
+	case "s", "sec", "second":
+		n *= 60
+	case "m", "min", "minute":
+	case "h", "hour":
+		n /= 60
+	default:
+		return 0, badRate(s)
+	}
+	if n < 1 || n > MaxRate {
+		return 0, badRate(s)
+	}
+	return int(n), nil
+}
+
+// CheckRate holds a rate per minute to 1..1,000,000.
+func CheckRate(perMinute int) error {
+	if perMinute < 1 || perMinute > MaxRate {
+		return ErrRateInvalid
+	}
+	return nil
+}
+
+// CheckBurst holds a burst to 1..1,000,000.
+func CheckBurst(burst int) error {
+	if burst < 1 || burst > MaxBurst {
+		return ErrBurstInvalid
+	}
+	return nil
+}
+
+func badRate(s string) error {
+	return ErrRateInvalid.With("%s is not a rate from 1 to 1000000 per minute", quote(s))
+}
+
+// quote repeats a little of what was typed, in ASCII.
+func quote(s string) string {
+	const most = 40
+	if len(s) > most {
+		return strconv.QuoteToASCII(s[:most]) + "…"
+	}
+	return strconv.QuoteToASCII(s)
+}

@@ -1,0 +1,165 @@
+// Package httpapi is the public HTTP API: accounts, resources, grants, peers and audit for this gateway's own
+// people, enrollment for strangers with a token, and health for whoever probes.
+//
+// A handler decodes, calls one use case or store, and encodes; no rule lives here. Every operation names the
+// permission it needs, and one that names none answers nobody.
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/mosaicstack/gateway/internal/account"
+	"github.com/mosaicstack/gateway/internal/edge"
+	"github.com/mosaicstack/gateway/internal/enroll"
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/postgres"
+	"github.com/mosaicstack/gateway/internal/querying"
+)
+
+// maxBody bounds every request body but an import's.
+const maxBody = 64 << 10
+
+// Config is what the API needs.
+type Config struct {
+	Accounts    *postgres.Accounts
+	Resources   *postgres.Resources
+	Grants      *postgres.Grants
+	Peers       *postgres.Peers
+	Credentials *postgres.Credentials
+	Audit       *postgres.AuditLog
+	Enroll      *enroll.Service
+	Adder       *querying.Adder
+	Querying    *querying.Service
+	Cursors     *page.Sealer
+	Health      Health
+
+	PublicURL     string // where people reach this API; enrollment URLs begin with it
+	CAFingerprint func(ctx context.Context) (string, error)
+	Version       string
+	Trusted       []netip.Prefix // proxies whose X-Forwarded-For counts
+	Now           func() time.Time
+	Log           *slog.Logger
+}
+
+type api struct {
+	Config
+	huma huma.API
+}
+
+// New returns the handler of the public listener and of the admin socket.
+func New(c Config) http.Handler {
+	humaErrors()
+	a := &api{Config: c}
+	r := chi.NewRouter()
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errNoRoute) })
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errMethod) })
+	a.health(r)
+	a.enrollment(r)
+
+	hc := huma.DefaultConfig("Mosaic federation gateway", c.Version)
+	hc.DocsPath, hc.SchemasPath, hc.CreateHooks = "", "", nil
+	hc.RejectUnknownQueryParameters = true
+	hc.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
+	hc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
+	hc.Security = []map[string][]string{{"token": {}}}
+	// The description of the API is public; everything it describes asks who is calling.
+	a.huma = humachi.New(r, hc)
+	a.huma.UseMiddleware(a.authorize)
+	r.Group(func(r chi.Router) {
+		r.Use(a.authenticate)
+		guarded := humachi.New(r, hiddenDocs(hc))
+		guarded.UseMiddleware(a.authorize)
+		a.huma = guarded
+		a.users()
+		a.teams()
+		a.tokens()
+		a.resources()
+		a.grants()
+		a.peers()
+		a.audit()
+	})
+	return edge.Observe(c.Log, "api", c.Trusted, c.Now)(r)
+}
+
+// hiddenDocs is the same API description without a second set of description endpoints.
+func hiddenDocs(c huma.Config) huma.Config {
+	c.OpenAPIPath = ""
+	return c
+}
+
+// schemaName names a type in the API's description. Two types of ours are called Problem.
+func schemaName(t reflect.Type, hint string) string {
+	if t == reflect.TypeFor[fault.Problem]() {
+		return "FieldProblem"
+	}
+	return huma.DefaultSchemaNamer(t, hint)
+}
+
+// operation describes one endpoint: its id is the verb it is known by.
+func operation(method, path, id, summary, tag string, needs account.Permission) huma.Operation {
+	status := http.StatusOK
+	switch {
+	case method == http.MethodDelete || method == http.MethodPut:
+		status = http.StatusNoContent
+	}
+	return huma.Operation{
+		Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{tag}, DefaultStatus: status,
+		MaxBodyBytes: maxBody, BodyReadTimeout: 15 * time.Second, Metadata: map[string]any{permissionKey: needs},
+	}
+}
+
+func created(op huma.Operation) huma.Operation {
+	op.DefaultStatus = http.StatusCreated
+	return op
+}
+
+// register adds an endpoint, and turns the errors of its handler into problems.
+func register[I, O any](a *api, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := handler(ctx, in)
+		if err != nil {
+			edge.Note(ctx, err)
+			return nil, edge.NewProblem(err, edge.RequestID(ctx))
+		}
+		return out, nil
+	})
+}
+
+// body wraps what an endpoint answers with.
+type body[T any] struct{ Body T }
+
+func answer[T any](v T, err error) (*body[T], error) {
+	if err != nil {
+		return nil, err
+	}
+	return &body[T]{Body: v}, nil
+}
+
+// list is the shape of every listing.
+type list[T any] struct {
+	Data []T `json:"data"`
+}
+
+func listing[F, T any](from []F, err error, to func(F) T) (*body[list[T]], error) {
+	if err != nil {
+		return nil, err
+	}
+	out := list[T]{Data: make([]T, 0, len(from))}
+	for _, f := range from {
+		out.Data = append(out.Data, to(f))
+	}
+	return &body[list[T]]{Body: out}, nil
+}
+
+// empty is the answer of an endpoint that has nothing to say.
+type empty struct{}

@@ -1,0 +1,217 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/account"
+	"github.com/mosaicstack/gateway/internal/enroll"
+	"github.com/mosaicstack/gateway/internal/grant"
+	"github.com/mosaicstack/gateway/internal/peer"
+	"github.com/mosaicstack/gateway/internal/postgres"
+	"github.com/mosaicstack/gateway/internal/scope"
+)
+
+// grantBody is a grant on the wire. Its status is the one in force now.
+type grantBody struct {
+	ID             uuid.UUID       `json:"id"`
+	PeerID         uuid.UUID       `json:"peer_id"`
+	Peer           string          `json:"peer"`
+	SubjectUserID  uuid.UUID       `json:"subject_user_id"`
+	Status         grant.Status    `json:"status"`
+	Scope          json.RawMessage `json:"scope"`
+	RatePerMinute  int             `json:"rate_per_minute"`
+	Burst          int             `json:"burst"`
+	ExpiresAt      *time.Time      `json:"expires_at"`
+	ApprovedBy     *uuid.UUID      `json:"approved_by"`
+	ApprovedAt     *time.Time      `json:"approved_at"`
+	ApprovalReason string          `json:"approval_reason"`
+	CreatedAt      time.Time       `json:"created_at"`
+	UpdatedAt      time.Time       `json:"updated_at"`
+	ActivatedAt    *time.Time      `json:"activated_at"`
+	RevokedAt      *time.Time      `json:"revoked_at"`
+	RevokedReason  string          `json:"revoked_reason"`
+	Version        int64           `json:"version"`
+}
+
+func (a *api) toGrant(g grant.Grant) grantBody {
+	doc, err := json.Marshal(g.Scope)
+	if err != nil {
+		doc = []byte("null")
+	}
+	limit := g.Limit()
+	return grantBody{
+		ID: g.ID, PeerID: g.PeerID, Peer: g.Peer, SubjectUserID: g.SubjectUserID, Status: g.EffectiveStatus(a.Now()), Scope: doc,
+		RatePerMinute: limit.PerMinute, Burst: limit.Burst, ExpiresAt: g.ExpiresAt, ApprovedBy: g.ApprovedBy, ApprovedAt: g.ApprovedAt,
+		ApprovalReason: g.ApprovalReason, CreatedAt: g.CreatedAt, UpdatedAt: g.UpdatedAt, ActivatedAt: g.ActivatedAt,
+		RevokedAt: g.RevokedAt, RevokedReason: g.RevokedReason, Version: g.Version,
+	}
+}
+
+// enrollmentBody is an enrollment token on the wire. It is there once, when it is made.
+type enrollmentBody struct {
+	URL           string    `json:"url"`
+	Token         string    `json:"token"`
+	ExpiresAt     time.Time `json:"expires_at"`
+	CAFingerprint string    `json:"ca_fingerprint" doc:"SHA-256 of the CA root's DER, in hex"`
+}
+
+// grantAndEnrollment answers creation and token requests. Enrollment is null for a grant that needs approval.
+type grantAndEnrollment struct {
+	Grant      grantBody       `json:"grant"`
+	Enrollment *enrollmentBody `json:"enrollment"`
+}
+
+type grantRef struct {
+	ID uuid.UUID `path:"id"`
+}
+
+func (a *api) grants() {
+	a.grantCreation()
+	register(a, operation(http.MethodGet, "/api/federation/grants", "grant-list", "List grants, newest first", "grants", account.GrantsRead),
+		func(ctx context.Context, _ *struct{}) (*body[list[grantBody]], error) {
+			grants, err := a.Grants.Grants(ctx)
+			return listing(grants, err, a.toGrant)
+		})
+	register(a, operation(http.MethodGet, "/api/federation/grants/{id}", "grant-show", "Show a grant", "grants", account.GrantsRead),
+		func(ctx context.Context, in *grantRef) (*body[grantBody], error) {
+			g, err := a.Grants.Grant(ctx, in.ID)
+			return answer(a.toGrant(g), err)
+		})
+	type withReason struct {
+		grantRef
+		Body struct {
+			Reason string `json:"reason,omitempty" maxLength:"4000"`
+		}
+	}
+	register(a, operation(http.MethodPost, "/api/federation/grants/{id}/approve", "grant-approve", "Approve a grant over sensitive resources", "grants", account.GrantsWrite),
+		func(ctx context.Context, in *withReason) (*body[grantBody], error) {
+			g, err := a.Grants.Approve(ctx, in.ID, in.Body.Reason, actOf(ctx))
+			if err == nil {
+				a.warnSensitive(ctx, "sensitive grant approved", g)
+			}
+			return answer(a.toGrant(g), err)
+		})
+	register(a, operation(http.MethodPost, "/api/federation/grants/{id}/revoke", "grant-revoke",
+		"Revoke a grant: in force for every request that starts after this has answered", "grants", account.GrantsWrite),
+		func(ctx context.Context, in *withReason) (*body[grantBody], error) {
+			g, err := a.Grants.Revoke(ctx, in.ID, in.Body.Reason, actOf(ctx))
+			return answer(a.toGrant(g), err)
+		})
+}
+
+func (a *api) grantCreation() {
+	type newGrantRequest struct {
+		Body struct {
+			Peer     string         `json:"peer" doc:"name of the peer; a new name makes a pending peer"`
+			User     string         `json:"user" doc:"id or email of the user it speaks for"`
+			Scope    map[string]any `json:"scope" doc:"the scope document"`
+			Expires  string         `json:"expires,omitempty" doc:"how long the grant lives, for example 90d; without an end when left out"`
+			TokenTTL string         `json:"token_ttl,omitempty" doc:"how long the enrollment URL lives: 1m to 24h, 15m when left out"`
+			Rate     string         `json:"rate,omitempty" doc:"requests, for example 120/min"`
+			Burst    *int           `json:"burst,omitempty" doc:"how many requests may come at once"`
+		}
+		RawBody []byte
+	}
+	op := created(operation(http.MethodPost, "/api/federation/grants", "grant-create", "Grant a peer a scope on behalf of a user", "grants", account.GrantsWrite))
+	op.MaxBodyBytes = scope.MaxDocumentBytes + maxBody
+	register(a, op, func(ctx context.Context, in *newGrantRequest) (*body[grantAndEnrollment], error) {
+		n := postgres.NewGrant{SubjectUser: in.Body.User, Burst: in.Body.Burst}
+		var err error
+		if n.PeerName, err = peer.ParseName(in.Body.Peer); err != nil {
+			return nil, err
+		}
+		// The document as it was sent: a decoded one has lost its repeated keys and number forms.
+		var sent struct {
+			Scope json.RawMessage `json:"scope"`
+		}
+		if err := json.Unmarshal(in.RawBody, &sent); err != nil {
+			return nil, errBadRequest.Because(err)
+		}
+		if n.Scope, err = scope.Parse(sent.Scope); err != nil {
+			return nil, err
+		}
+		if in.Body.Expires != "" {
+			if n.TTL, err = grant.ParseTTL(in.Body.Expires); err != nil {
+				return nil, err
+			}
+		}
+		if in.Body.Rate != "" {
+			rate, err := grant.ParseRate(in.Body.Rate)
+			if err != nil {
+				return nil, err
+			}
+			n.RatePerMinute = &rate
+		}
+		if n.Burst != nil {
+			if err := grant.CheckBurst(*n.Burst); err != nil {
+				return nil, err
+			}
+		}
+		token, stored, err := newEnrollment(in.Body.TokenTTL)
+		if err != nil {
+			return nil, err
+		}
+		g, expires, err := a.Grants.CreateGrant(ctx, n, stored, actOf(ctx))
+		if err != nil {
+			return nil, err
+		}
+		out := grantAndEnrollment{Grant: a.toGrant(g)}
+		if expires == nil {
+			a.warnSensitive(ctx, "sensitive grant created", g)
+			return answer(out, nil)
+		}
+		out.Enrollment, err = a.enrollmentFor(ctx, token, *expires)
+		return answer(out, err)
+	})
+	type newEnrollmentRequest struct {
+		grantRef
+		Body struct {
+			TTL string `json:"ttl,omitempty" doc:"1m to 24h, 15m when left out"`
+		}
+	}
+	register(a, created(operation(http.MethodPost, "/api/federation/grants/{id}/token", "grant-token", "Make a further enrollment URL of a grant", "grants", account.GrantsWrite)),
+		func(ctx context.Context, in *newEnrollmentRequest) (*body[grantAndEnrollment], error) {
+			token, stored, err := newEnrollment(in.Body.TTL)
+			if err != nil {
+				return nil, err
+			}
+			g, expires, err := a.Grants.IssueToken(ctx, in.ID, stored, actOf(ctx))
+			if err != nil {
+				return nil, err
+			}
+			e, err := a.enrollmentFor(ctx, token, expires)
+			return answer(grantAndEnrollment{Grant: a.toGrant(g), Enrollment: e}, err)
+		})
+}
+
+func newEnrollment(ttl string) (string, postgres.NewToken, error) {
+	life, err := grant.ParseTokenTTL(ttl)
+	if err != nil {
+		return "", postgres.NewToken{}, err
+	}
+	token, hash, err := enroll.NewToken(rand.Reader)
+	return token, postgres.NewToken{Hash: hash, TTL: life}, err
+}
+
+// enrollmentFor writes the URL that the other side is given. The fingerprint in it is how the other side knows
+// that it talks to this gateway's CA.
+func (a *api) enrollmentFor(ctx context.Context, token string, expires time.Time) (*enrollmentBody, error) {
+	fingerprint, err := a.CAFingerprint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	u := strings.TrimSuffix(a.PublicURL, "/") + "/api/federation/enrollment/" + token + "?" + url.Values{"ca": {fingerprint}}.Encode()
+	return &enrollmentBody{URL: u, Token: token, ExpiresAt: expires, CAFingerprint: fingerprint}, nil
+}
+
+func (a *api) warnSensitive(ctx context.Context, msg string, g grant.Grant) {
+	a.Log.WarnContext(ctx, msg, "grant_id", g.ID, "peer", g.Peer, "subject_user_id", g.SubjectUserID, "actor", actOf(ctx).Actor)
+}

@@ -1,0 +1,54 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// The states of a gateway and of its parts.
+const (
+	HealthOK       = "ok"
+	HealthDegraded = "degraded" // serving, with a part away: the CA or Valkey
+	HealthDown     = "down"     // not serving: Postgres away, starting or draining
+)
+
+// Report is what a prober is told. It names parts, and no host, peer or version of a part.
+type Report struct {
+	Status  string            `json:"status"`
+	Tier    string            `json:"tier"`
+	Version string            `json:"version"`
+	Checks  map[string]string `json:"checks"`
+}
+
+// Health knows how the gateway is.
+type Health interface {
+	Report(ctx context.Context) Report
+}
+
+func (a *api) health(r chi.Router) {
+	r.Get("/health", func(w http.ResponseWriter, r *http.Request) {
+		report := a.Health.Report(r.Context())
+		writeHealth(w, report.Status != HealthDown, report)
+	})
+	// Alive as long as it can answer: an outage of Postgres must not make an orchestrator restart the fleet.
+	r.Get("/health/live", func(w http.ResponseWriter, _ *http.Request) {
+		writeHealth(w, true, map[string]string{"status": HealthOK})
+	})
+	r.Get("/health/ready", func(w http.ResponseWriter, r *http.Request) {
+		report := a.Health.Report(r.Context())
+		writeHealth(w, report.Status != HealthDown, map[string]string{"status": report.Status})
+	})
+}
+
+func writeHealth(w http.ResponseWriter, up bool, v any) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	if !up {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(v)
+}

@@ -1,0 +1,194 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/account"
+	"github.com/mosaicstack/gateway/internal/edge"
+	"github.com/mosaicstack/gateway/internal/peer"
+	"github.com/mosaicstack/gateway/internal/postgres"
+	"github.com/mosaicstack/gateway/internal/querying"
+)
+
+// peerBody is a peer on the wire.
+type peerBody struct {
+	ID            uuid.UUID        `json:"id"`
+	Name          string           `json:"name"`
+	DisplayName   string           `json:"display_name"`
+	State         peer.State       `json:"state"`
+	EndpointURL   string           `json:"endpoint_url" doc:"its federation listener; empty for a peer that only queries us"`
+	CAFingerprint string           `json:"ca_fingerprint"`
+	CreatedAt     time.Time        `json:"created_at"`
+	UpdatedAt     time.Time        `json:"updated_at"`
+	LastSeenAt    *time.Time       `json:"last_seen_at"`
+	RevokedAt     *time.Time       `json:"revoked_at"`
+	Grants        int              `json:"grants" doc:"grants of ours it holds, pending or active"`
+	Credentials   []credentialBody `json:"credentials" doc:"what we hold at it"`
+}
+
+// credentialBody is a credential on the wire, without its key.
+type credentialBody struct {
+	ID                  uuid.UUID   `json:"id"`
+	State               string      `json:"state"`
+	RemoteGrantID       *uuid.UUID  `json:"remote_grant_id"`
+	RemoteSubjectUserID *uuid.UUID  `json:"remote_subject_user_id"`
+	FederationURL       string      `json:"federation_url"`
+	SerialNumber        string      `json:"serial_number"`
+	NotBefore           *time.Time  `json:"not_before"`
+	NotAfter            *time.Time  `json:"not_after"`
+	RenewAfter          *time.Time  `json:"renew_after"`
+	RenewalError        string      `json:"renewal_error"`
+	CreatedAt           time.Time   `json:"created_at"`
+	Users               []uuid.UUID `json:"users" doc:"who may ask with it, beside the admin socket"`
+}
+
+func toCredential(h querying.Held) credentialBody {
+	users := make([]uuid.UUID, 0, len(h.Users))
+	for _, u := range h.Users {
+		users = append(users, u.ID)
+	}
+	return credentialBody{
+		ID: h.ID, State: h.State, RemoteGrantID: orNull(h.RemoteGrantID), RemoteSubjectUserID: orNull(h.RemoteSubjectUserID),
+		FederationURL: h.FederationURL, SerialNumber: h.Serial, NotBefore: h.NotBefore, NotAfter: h.NotAfter, RenewAfter: h.RenewAfter,
+		RenewalError: h.RenewalError, CreatedAt: h.CreatedAt, Users: users,
+	}
+}
+
+func toPeer(l postgres.Listing, held []querying.Held) peerBody {
+	p := l.Peer
+	out := peerBody{
+		ID: p.ID, Name: p.Name, DisplayName: p.DisplayName, State: p.State, EndpointURL: p.EndpointURL, CAFingerprint: p.CAFingerprint,
+		CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt, LastSeenAt: p.LastSeenAt, RevokedAt: p.RevokedAt, Grants: l.Grants,
+		Credentials: make([]credentialBody, 0, len(held)),
+	}
+	for _, h := range held {
+		out.Credentials = append(out.Credentials, toCredential(h))
+	}
+	return out
+}
+
+type peerRef struct {
+	Peer string `path:"peer" doc:"id or name"`
+}
+
+func (a *api) peers() {
+	register(a, operation(http.MethodGet, "/api/federation/peers", "peer-list", "List peers", "peers", account.PeersRead),
+		func(ctx context.Context, _ *struct{}) (*body[list[peerBody]], error) {
+			peers, err := a.Peers.Peers(ctx)
+			if err != nil {
+				return nil, err
+			}
+			held, err := a.Credentials.ListingByPeer(ctx)
+			return listing(peers, err, func(l postgres.Listing) peerBody { return toPeer(l, held[l.ID]) })
+		})
+	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}", "peer-show", "Show a peer", "peers", account.PeersRead),
+		func(ctx context.Context, in *peerRef) (*body[peerBody], error) { return a.peer(ctx, in.Peer) })
+
+	a.peerAddition()
+	for _, t := range []struct {
+		name, summary string
+		rule          func(peer.State) (peer.State, error)
+	}{
+		{"suspend", "Suspend a peer: it keeps its grants and is answered nothing", peer.State.Suspend},
+		{"resume", "Resume a suspended peer", peer.State.Resume},
+		{"revoke", "Revoke a peer for good, with its grants and certificates", peer.State.Revoke},
+	} {
+		type in struct {
+			peerRef
+			Body struct {
+				Reason string `json:"reason,omitempty" maxLength:"4000"`
+			}
+		}
+		transition := postgres.Transition{Verb: "peer." + t.name, Rule: t.rule}
+		register(a, operation(http.MethodPost, "/api/federation/peers/{peer}/"+t.name, "peer-"+t.name, t.summary, "peers", account.PeersWrite),
+			func(ctx context.Context, in *in) (*body[peerBody], error) {
+				p, err := a.Peers.Change(ctx, in.Peer, transition, in.Body.Reason, actOf(ctx))
+				if err != nil {
+					return nil, err
+				}
+				return a.peer(ctx, p.ID.String())
+			})
+	}
+	register(a, operation(http.MethodDelete, "/api/federation/peers/{peer}", "peer-remove",
+		"Remove a peer with its grants and our credentials at it; its audit rows stay", "peers", account.PeersWrite),
+		func(ctx context.Context, in *peerRef) (*empty, error) {
+			return nil, a.Peers.Remove(ctx, in.Peer, actOf(ctx))
+		})
+	a.peerQueries()
+}
+
+func (a *api) peer(ctx context.Context, ref string) (*body[peerBody], error) {
+	l, err := a.Peers.Show(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	held, err := a.Credentials.Listing(ctx, l.ID)
+	return answer(toPeer(l, held), err)
+}
+
+func (a *api) peerAddition() {
+	type peerAddRequest struct {
+		Body struct {
+			EnrollmentURL string `json:"enrollment_url" doc:"as the other gateway's admin gave it, with its ?ca="`
+			Name          string `json:"name,omitempty" doc:"what to call the peer here; made of the URL's host when left out"`
+			User          string `json:"user,omitempty" doc:"id or email of the user who may ask with it; the admin socket alone when left out"`
+		}
+	}
+	type peerAdded struct {
+		Peer       peerBody       `json:"peer"`
+		Credential credentialBody `json:"credential"`
+	}
+	register(a, created(operation(http.MethodPost, "/api/federation/peers", "peer-add",
+		"Redeem an enrollment URL of another gateway, and hold the credential it gives", "peers", account.PeersWrite)),
+		func(ctx context.Context, in *peerAddRequest) (*body[peerAdded], error) {
+			added, err := a.Adder.AddPeer(ctx, querying.AddRequest{
+				EnrollmentURL: in.Body.EnrollmentURL, Name: in.Body.Name, User: in.Body.User, Act: actOf(ctx),
+			})
+			if err != nil {
+				return nil, err
+			}
+			p, err := a.peer(ctx, added.Peer.ID.String())
+			if err != nil {
+				return nil, err
+			}
+			return answer(peerAdded{Peer: p.Body, Credential: toCredential(added.Credential)}, nil)
+		})
+}
+
+func (a *api) peerQueries() {
+	type listRows struct {
+		peerRef
+		resourceRef
+		pageQuery
+	}
+	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/resources/{resource}", "peer-query-list",
+		"Ask a peer for rows", "querying", account.PeersQuery),
+		func(ctx context.Context, in *listRows) (*body[querying.Page], error) {
+			return answer(a.Querying.List(ctx, callerOf(ctx), in.Peer, in.Resource,
+				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
+		})
+	type get struct {
+		peerRef
+		resourceRef
+		ID string `path:"id"`
+	}
+	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/resources/{resource}/{id}", "peer-query-get",
+		"Ask a peer for one row", "querying", account.PeersQuery),
+		func(ctx context.Context, in *get) (*body[querying.Row], error) {
+			return answer(a.Querying.Get(ctx, callerOf(ctx), in.Peer, in.Resource, in.ID))
+		})
+}
+
+// callerOf is on whose behalf a peer is asked: the user acted for, the user, or the bare admin socket.
+func callerOf(ctx context.Context) querying.Caller {
+	p := principalOf(ctx)
+	c := querying.Caller{RequestID: edge.RequestID(ctx), Actor: p.Name()}
+	if u := p.Subject(); u != nil {
+		c.UserID = u.ID
+	}
+	return c
+}

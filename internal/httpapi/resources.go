@@ -1,0 +1,285 @@
+package httpapi
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/account"
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/resource"
+	"github.com/mosaicstack/gateway/internal/scope"
+)
+
+const (
+	maxPageBytes   = 8 << 20
+	maxImportBytes = 4 << 30
+	importPatience = 30 * time.Second // for the next bytes of an import
+)
+
+// rawBody is an answer whose JSON exists already.
+type rawBody struct {
+	ContentType string `header:"Content-Type"`
+	Body        []byte
+}
+
+func rawJSON(b []byte, err error) (*rawBody, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &rawBody{ContentType: "application/json", Body: b}, nil
+}
+
+type resourceRef struct {
+	Resource string `path:"resource" doc:"tasks, notes, memory, credentials or api_keys"`
+}
+
+type rowRef struct {
+	resourceRef
+	ID uuid.UUID `path:"id"`
+}
+
+type pageQuery struct {
+	Limit  string `query:"limit" doc:"1..10000, 50 when left out"`
+	Cursor string `query:"cursor" doc:"next_cursor of the page before"`
+	Since  string `query:"updated_since" doc:"RFC 3339 time"`
+}
+
+func (a *api) resources() {
+	type listRows struct {
+		resourceRef
+		pageQuery
+	}
+	register(a, operation(http.MethodGet, "/api/resources/{resource}", "resource-list", "List the rows you can see, newest first", "resources", account.ResourcesRead),
+		func(ctx context.Context, in *listRows) (*rawBody, error) {
+			return rawJSON(a.listRows(ctx, in.Resource, in.pageQuery))
+		})
+	register(a, operation(http.MethodGet, "/api/resources/{resource}/{id}", "resource-show", "Show a row", "resources", account.ResourcesRead),
+		func(ctx context.Context, in *rowRef) (*rawBody, error) {
+			res, user, err := a.rowsOf(ctx, in.Resource)
+			if err != nil {
+				return nil, err
+			}
+			return rawJSON(a.Resources.Get(ctx, res, user, in.ID))
+		})
+	type create struct {
+		resourceRef
+		Team    string `query:"team" doc:"id or name of the team it belongs to"`
+		RawBody []byte `contentType:"application/json"`
+	}
+	op := created(operation(http.MethodPost, "/api/resources/{resource}", "resource-create", "Create a row of your own", "resources", account.ResourcesWrite))
+	op.MaxBodyBytes = resource.MaxLineBytes
+	register(a, op, func(ctx context.Context, in *create) (*rawBody, error) {
+		res, user, err := a.rowsOf(ctx, in.Resource)
+		if err != nil {
+			return nil, err
+		}
+		row, err := resource.ParseRow(res, in.RawBody)
+		if err != nil {
+			return nil, err
+		}
+		return rawJSON(a.Resources.Create(ctx, row, user, in.Team))
+	})
+	type patch struct {
+		rowRef
+		RawBody []byte `contentType:"application/json"`
+	}
+	op = operation(http.MethodPatch, "/api/resources/{resource}/{id}", "resource-update", "Change fields of a row of your own", "resources", account.ResourcesWrite)
+	op.MaxBodyBytes = resource.MaxLineBytes
+	register(a, op, func(ctx context.Context, in *patch) (*rawBody, error) {
+		res, user, err := a.rowsOf(ctx, in.Resource)
+		if err != nil {
+			return nil, err
+		}
+		row, err := resource.ParsePatch(res, in.RawBody)
+		if err != nil {
+			return nil, err
+		}
+		return rawJSON(a.Resources.Update(ctx, row, user, in.ID))
+	})
+	register(a, operation(http.MethodDelete, "/api/resources/{resource}/{id}", "resource-delete", "Delete a row of your own", "resources", account.ResourcesWrite),
+		func(ctx context.Context, in *rowRef) (*empty, error) {
+			res, user, err := a.rowsOf(ctx, in.Resource)
+			if err != nil {
+				return nil, err
+			}
+			return nil, a.Resources.Delete(ctx, res, user, in.ID)
+		})
+	a.importing()
+}
+
+// rowsOf is whose rows of what a request is about.
+func (a *api) rowsOf(ctx context.Context, name string) (scope.Resource, uuid.UUID, error) {
+	res, err := resource.Parse(name)
+	if err != nil {
+		return "", uuid.Nil, err
+	}
+	u := principalOf(ctx).Subject()
+	if u == nil {
+		return "", uuid.Nil, errNeedsUser
+	}
+	return res, u.ID, nil
+}
+
+// rowPage is the shape of a page of rows, here and at a peer.
+type rowPage struct {
+	Data []json.RawMessage `json:"data"`
+	Page pageBody          `json:"page"`
+}
+
+type pageBody struct {
+	Limit      int     `json:"limit"`
+	Capped     bool    `json:"capped"`
+	NextCursor *string `json:"next_cursor"`
+}
+
+func (a *api) listRows(ctx context.Context, name string, q pageQuery) ([]byte, error) {
+	res, user, err := a.rowsOf(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	limit, since, after, binding, err := a.parsePage("local\x00"+user.String()+"\x00"+name, q)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := a.Resources.List(ctx, res, user, since, after, limit, maxPageBytes)
+	if err != nil {
+		return nil, err
+	}
+	out := pageBody{Limit: limit, Capped: rows.Cut}
+	if rows.More {
+		cursor, err := a.Cursors.Seal(rows.Last, binding)
+		if err != nil {
+			return nil, err
+		}
+		out.NextCursor = &cursor
+	}
+	foot, err := json.Marshal(out)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, `{"data":[%s],"page":%s}`, rows.Docs, foot), nil
+}
+
+func (a *api) parsePage(kind string, q pageQuery) (limit int, since time.Time, after page.Key, binding string, err error) {
+	if limit, err = page.ParseLimit(q.Limit, page.DefaultLimit, page.MaxLimit); err != nil {
+		return
+	}
+	if since, err = page.ParseSince(q.Since); err != nil {
+		return
+	}
+	binding = kind + "\x00" + q.Since
+	if q.Cursor != "" {
+		after, err = a.Cursors.Open(q.Cursor, binding)
+	}
+	return
+}
+
+// errImport says which line of an import is wrong. Nothing of the file was stored.
+var errImport = &fault.Fault{
+	Kind: fault.Invalid, Code: "import_invalid", Detail: "a line of the file is refused; nothing was imported",
+	Hint: "mend the line and import the whole file again",
+}
+
+func (a *api) importing() {
+	type imported struct {
+		Imported int64 `json:"imported"`
+	}
+	type in struct {
+		resourceRef
+		Owner string `query:"owner" required:"true" doc:"id or email of the user the rows belong to"`
+		Team  string `query:"team" doc:"id or name of the team the rows belong to"`
+	}
+	op := operation(http.MethodPost, "/api/resources/{resource}/import", "resource-import",
+		"Import rows, one JSON object a line: all of them, or none", "resources", account.ResourcesImport)
+	op.Middlewares = huma.Middlewares{stream}
+	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/x-ndjson": {Schema: &huma.Schema{Type: "string"}}}}
+	register(a, op, func(ctx context.Context, q *in) (*body[imported], error) {
+		res, err := resource.Parse(q.Resource)
+		if err != nil {
+			return nil, err
+		}
+		lines, ok := ctx.Value(streamKey{}).(io.Reader)
+		if !ok {
+			return nil, errors.New("import without its body")
+		}
+		n, err := a.Resources.Import(ctx, res, q.Owner, q.Team, rowsFrom(res, lines), actOf(ctx))
+		return answer(imported{n}, err)
+	})
+}
+
+// rowsFrom reads import lines. Empty lines are passed over; a line that is refused is named by its number.
+func rowsFrom(res scope.Resource, from io.Reader) func() (resource.Row, error) {
+	scan := bufio.NewScanner(from)
+	scan.Buffer(make([]byte, 64<<10), resource.MaxLineBytes+1)
+	number := 0
+	return func() (resource.Row, error) {
+		for scan.Scan() {
+			number++
+			if len(bytes.TrimSpace(scan.Bytes())) == 0 {
+				continue
+			}
+			row, err := resource.ParseRow(res, scan.Bytes())
+			if err != nil {
+				return row, atLine(number, err)
+			}
+			return row, nil
+		}
+		if err := scan.Err(); errors.Is(err, bufio.ErrTooLong) {
+			return resource.Row{}, errImport.With("line %d is longer than %d bytes; nothing was imported", number+1, resource.MaxLineBytes)
+		} else if err != nil {
+			return resource.Row{}, errBadRequest.Because(err)
+		}
+		return resource.Row{}, io.EOF
+	}
+}
+
+func atLine(number int, err error) error {
+	f := fault.From(err)
+	if f.Kind == fault.Internal {
+		return err
+	}
+	out := errImport.With("line %d: %s; nothing was imported", number, f.Detail)
+	if len(f.Problems) > 0 {
+		list := make([]fault.Problem, len(f.Problems))
+		for i, p := range f.Problems {
+			list[i] = fault.Problem{Path: fmt.Sprintf("line %d: %s", number, p.Path), Detail: p.Detail}
+		}
+		out = out.Listing(list)
+	}
+	return out
+}
+
+type streamKey struct{}
+
+// stream hands an import's body to its handler unread. Its deadline moves with the bytes, so that a large file
+// may take its time and a stalled one may not.
+func stream(ctx huma.Context, next func(huma.Context)) {
+	r, w := humachi.Unwrap(ctx)
+	rc := http.NewResponseController(w)
+	_ = rc.SetWriteDeadline(time.Time{}) // the server's began with the request; an import outlives it
+	body := &patient{from: http.MaxBytesReader(w, r.Body, maxImportBytes), rc: rc}
+	next(huma.WithValue(ctx, streamKey{}, io.Reader(body)))
+}
+
+type patient struct {
+	from io.Reader
+	rc   *http.ResponseController
+}
+
+// Read implements io.Reader.
+func (p *patient) Read(b []byte) (int, error) {
+	_ = p.rc.SetReadDeadline(time.Now().Add(importPatience))
+	return p.from.Read(b)
+}

@@ -1,0 +1,288 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/enroll"
+	"github.com/mosaicstack/gateway/internal/grant"
+	"github.com/mosaicstack/gateway/internal/peer"
+)
+
+// Enrollment stores tokens and the certificate registry. It is the enroll.Store of the gateway.
+type Enrollment struct{ *DB }
+
+// A claim made in time can be retried for this long after its lease, even when the token's life ends meanwhile:
+// whoever came in time must not lose the token to a slow CA.
+const claimGrace = "2 minutes"
+
+// tokenAlive is the one definition of a token that can still be claimed.
+const tokenAlive = `t.spent_at IS NULL AND (t.expires_at > now() OR t.claimed_at IS NOT NULL AND t.claim_lease_until + interval '` + claimGrace + `' > now())`
+
+// tokenState is a token with everything that decides whether it can be redeemed.
+type tokenState struct {
+	id, grantID     uuid.UUID
+	generation      int64
+	expiresAt       time.Time
+	alive, leased   bool
+	spent           bool
+	idempotencyHash []byte
+	requestHash     []byte
+	answer          []byte
+	peerState       peer.State
+	userDisabled    bool
+	now             time.Time
+}
+
+func readToken(ctx context.Context, q querier, hash [32]byte) (tokenState, error) {
+	var s tokenState
+	err := q.QueryRow(ctx, `SELECT t.id, t.grant_id, t.claim_generation, t.expires_at, `+tokenAlive+`, coalesce(t.claim_lease_until > now(), false),
+			t.spent_at IS NOT NULL, t.idempotency_hash, t.request_hash, CASE WHEN t.expires_at > now() THEN t.answer END, p.state, u.disabled_at IS NOT NULL, now()
+		FROM federation_enrollment_tokens t
+		JOIN federation_grants g ON g.id = t.grant_id JOIN federation_peers p ON p.id = g.peer_id JOIN users u ON u.id = g.subject_user_id
+		WHERE t.token_hash = $1`, hash[:]).
+		Scan(&s.id, &s.grantID, &s.generation, &s.expiresAt, &s.alive, &s.leased,
+			&s.spent, &s.idempotencyHash, &s.requestHash, &s.answer, &s.peerState, &s.userDisabled, &s.now)
+	if notFound(err) {
+		return s, enroll.ErrTokenUnknown
+	}
+	return s, fail(err, "read enrollment token")
+}
+
+// refusal says why a token that could not be claimed could not be; nil when it can.
+func (s tokenState) refusal(g grant.Grant) error {
+	switch {
+	case s.spent:
+		return enroll.ErrTokenUsed
+	case !s.alive:
+		return enroll.ErrTokenExpired
+	}
+	if err := closed(g, s.peerState, s.userDisabled, s.now); err != nil {
+		return err
+	}
+	if s.leased {
+		return enroll.ErrInProgress
+	}
+	return nil
+}
+
+// closed says whether a grant, or whom it stands on, is not open for enrollment.
+func closed(g grant.Grant, p peer.State, userDisabled bool, now time.Time) error {
+	switch g.EffectiveStatus(now) {
+	case grant.Revoked:
+		return enroll.ErrGrantRevoked
+	case grant.Expired:
+		return enroll.ErrGrantExpired
+	}
+	if p == peer.Revoked || p == peer.Suspended || userDisabled {
+		return enroll.ErrGrantClosed
+	}
+	if g.Scope.Sensitive() && g.ApprovedAt == nil {
+		return enroll.ErrApprovalMissing
+	}
+	return nil
+}
+
+// View implements enroll.Store.
+func (e *Enrollment) View(ctx context.Context, hash [32]byte) (enroll.View, error) {
+	s, err := readToken(ctx, e.pool, hash)
+	if err != nil {
+		return enroll.View{}, err
+	}
+	g, err := findGrant(ctx, e.pool, s.grantID, "")
+	if errors.Is(err, ErrGrantNotFound) {
+		return enroll.View{}, enroll.ErrTokenUnknown // deleted between the two reads
+	} else if err != nil {
+		return enroll.View{}, err
+	}
+	return enroll.View{ExpiresAt: s.expiresAt, Err: s.refusal(g)}, nil
+}
+
+// Claim implements enroll.Store. Check and claim are one UPDATE: with SELECT-then-UPDATE two holders of a leaked
+// URL could both find it unclaimed.
+func (e *Enrollment) Claim(ctx context.Context, r enroll.ClaimRequest) (enroll.Claim, error) {
+	var claim enroll.Claim
+	err := e.inTx(ctx, "claim enrollment token", func(tx pgx.Tx) error {
+		c, err := takeToken(ctx, tx, r)
+		if errors.Is(err, pgx.ErrNoRows) {
+			claim, err = whyNotTaken(ctx, tx, r)
+			return err
+		} else if err != nil {
+			return err
+		}
+		s, err := readToken(ctx, tx, r.TokenHash)
+		if err != nil {
+			return err
+		}
+		if c.Grant, err = findGrant(ctx, tx, s.grantID, ""); err != nil {
+			return err
+		}
+		if err := closed(c.Grant, s.peerState, s.userDisabled, s.now); err != nil {
+			return err // rolls the claim back
+		}
+		c.Now, c.Serial = s.now, r.Serial
+		if _, err := tx.Exec(ctx, `INSERT INTO federation_sign_attempts (serial, token_id, grant_id, generation, purpose, lease_until)
+			VALUES ($1, $2, $3, $4, 'enroll', now() + $5::interval)`,
+			r.Serial.String(), c.TokenID, c.Grant.ID, c.Generation, r.Lease); err != nil {
+			return err
+		}
+		claim = c
+		return nil
+	})
+	return claim, err
+}
+
+func takeToken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (enroll.Claim, error) {
+	var c enroll.Claim
+	err := tx.QueryRow(ctx, `UPDATE federation_enrollment_tokens t
+		SET claim_generation = claim_generation + 1, claimed_at = now(), claim_lease_until = now() + $2::interval,
+			claim_csr_hash = $3, claim_request_id = $4
+		WHERE token_hash = $1 AND `+tokenAlive+` AND (claim_lease_until IS NULL OR claim_lease_until <= now())
+		RETURNING id, claim_generation`, r.TokenHash[:], r.Lease, r.RequestHash[:], r.RequestID).Scan(&c.TokenID, &c.Generation)
+	return c, err
+}
+
+// whyNotTaken explains a claim that hit no row, or finds the answer the same request got before.
+func whyNotTaken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (enroll.Claim, error) {
+	s, err := readToken(ctx, tx, r.TokenHash)
+	if err != nil {
+		return enroll.Claim{}, err
+	}
+	if s.spent && r.IdempotencyHash != nil && bytes.Equal(s.idempotencyHash, r.IdempotencyHash) {
+		if !bytes.Equal(s.requestHash, r.RequestHash[:]) {
+			return enroll.Claim{}, enroll.ErrKeyReused
+		}
+		if s.answer != nil {
+			return enroll.Claim{Again: s.answer}, nil
+		}
+	}
+	g, err := findGrant(ctx, tx, s.grantID, "")
+	if err != nil {
+		return enroll.Claim{}, err
+	}
+	if err := s.refusal(g); err != nil {
+		return enroll.Claim{}, err
+	}
+	return enroll.Claim{}, enroll.ErrInProgress // released between the two statements: the next try gets it
+}
+
+// Release implements enroll.Store.
+func (e *Enrollment) Release(ctx context.Context, c enroll.Claim, orphaned bool) error {
+	return e.inTx(ctx, "release enrollment token", func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `UPDATE federation_enrollment_tokens SET claim_lease_until = now()
+			WHERE id = $1 AND claim_generation = $2 AND spent_at IS NULL`, c.TokenID, c.Generation); err != nil {
+			return err
+		}
+		if orphaned {
+			return orphan(ctx, tx, c.Serial.String())
+		}
+		_, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'refused', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`, c.Serial.String())
+		return err
+	})
+}
+
+// orphan queues a serial that may have been signed and will never be recorded.
+func orphan(ctx context.Context, tx pgx.Tx, serial string) error {
+	if _, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'orphaned', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`, serial); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO federation_ca_revocations (serial, reason) VALUES ($1, 'never recorded') ON CONFLICT (serial) DO NOTHING`, serial)
+	return err
+}
+
+// Activate implements enroll.Store. Locks are taken in the order peer, grant, token, which is the order of
+// every revoke too: of a revoke and an activation one waits for the other, and neither for both.
+func (e *Enrollment) Activate(ctx context.Context, a enroll.Activation) error {
+	err := e.inTx(ctx, "activate enrollment", func(tx pgx.Tx) error { return activate(ctx, tx, a) })
+	if err == nil {
+		return nil
+	}
+	// The transaction is gone, and with it every trace of the certificate; only the CA still knows it. If this
+	// fails as well, the sweep finds the attempt by its serial.
+	if released := e.Release(ctx, a.Claim, true); released != nil {
+		return errors.Join(err, released)
+	}
+	return err
+}
+
+func activate(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
+	c := a.Claim
+	p, err := findPeer(ctx, tx, c.Grant.PeerID.String(), "FOR UPDATE")
+	if errors.Is(err, ErrPeerNotFound) {
+		return enroll.ErrGrantClosed
+	} else if err != nil {
+		return err
+	}
+	g, err := findGrant(ctx, tx, c.Grant.ID, "FOR UPDATE OF g")
+	if errors.Is(err, ErrGrantNotFound) {
+		return enroll.ErrGrantClosed
+	} else if err != nil {
+		return err
+	}
+	var disabled bool
+	if err := tx.QueryRow(ctx, `SELECT disabled_at IS NOT NULL FROM users WHERE id = $1 FOR SHARE`, g.SubjectUserID).Scan(&disabled); err != nil {
+		return err
+	}
+	now, err := clock(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if err := closed(g, p.State, disabled, now); err != nil {
+		return enroll.ErrGrantClosed.Because(err)
+	}
+	if err := spend(ctx, tx, a); err != nil {
+		return err
+	}
+	if err := recordCertificate(ctx, tx, a); err != nil {
+		return err
+	}
+	event := a.Act.Event("enrollment.redeem")
+	event.Direction = audit.Inbound
+	event.PeerID, event.PeerName, event.GrantID, event.SubjectUserID = p.ID, p.Name, g.ID, g.SubjectUserID
+	event.Fingerprint, event.StatusCode = a.Identity.Fingerprint[:], 201
+	return record(ctx, tx, event)
+}
+
+// spend is the one conditional UPDATE that single use rests on: it must hit one row.
+func spend(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
+	tag, err := tx.Exec(ctx, `UPDATE federation_enrollment_tokens
+		SET spent_at = now(), spent_fingerprint = $3, idempotency_hash = $4, request_hash = $5, answer = $6, claim_lease_until = NULL
+		WHERE id = $1 AND claim_generation = $2 AND spent_at IS NULL`,
+		a.Claim.TokenID, a.Claim.Generation, a.Identity.Fingerprint[:], a.IdempotencyHash, a.RequestHash[:], a.Answer)
+	if err != nil {
+		return err
+	}
+	if tag.RowsAffected() != 1 {
+		return enroll.ErrInProgress // another claim has taken over since
+	}
+	return nil
+}
+
+// recordCertificate puts the certificate in the registry in place of the grant's earlier ones.
+func recordCertificate(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
+	id := a.Identity
+	if _, err := tx.Exec(ctx, `UPDATE federation_certificates SET revoked_at = now(), revoked_reason = 'superseded'
+		WHERE grant_id = $1 AND revoked_at IS NULL`, id.GrantID); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after)
+		VALUES ($1, $2, $3, $4, $5, $6)`, id.Fingerprint[:], id.Serial, id.GrantID, id.UserID, id.NotBefore, id.NotAfter); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'recorded', settled_at = now() WHERE serial = $1`, id.Serial); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `UPDATE federation_grants SET status = 'active', activated_at = coalesce(activated_at, now()), updated_at = now(), version = version + 1
+		WHERE id = $1`, id.GrantID); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1
+		WHERE id = (SELECT peer_id FROM federation_grants WHERE id = $1) AND state = 'pending'`, id.GrantID)
+	return err
+}

@@ -1,0 +1,94 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/migrations"
+)
+
+// ErrMigrationsPending is returned by CheckMigrated: serving on an older schema would fail one request at a time.
+var ErrMigrationsPending = &fault.Fault{
+	Kind:   fault.Unavailable,
+	Code:   "migrations_pending",
+	Detail: "the database schema is older than this gateway",
+	Hint:   "run: mosaic gateway migrate up",
+}
+
+// MigrationStatus is one migration and whether it has been applied.
+type MigrationStatus struct {
+	Version int64  `json:"version"`
+	Name    string `json:"name"`
+	Applied bool   `json:"applied"`
+}
+
+// Migrate applies every pending migration. An advisory lock lets one process of all replicas do it; the others
+// wait and find nothing left to do.
+func Migrate(ctx context.Context, pc *pgxpool.Config, log *slog.Logger) error {
+	return withGoose(pc, func(p *goose.Provider) error {
+		results, err := p.Up(ctx)
+		if err != nil {
+			return fmt.Errorf("apply migrations: %w", err)
+		}
+		for _, r := range results {
+			log.Info("migration applied", "version", r.Source.Version, "duration", r.Duration)
+		}
+		return nil
+	})
+}
+
+// MigrationList tells for every migration of this binary whether the database has it.
+func MigrationList(ctx context.Context, pc *pgxpool.Config) ([]MigrationStatus, error) {
+	var list []MigrationStatus
+	err := withGoose(pc, func(p *goose.Provider) error {
+		statuses, err := p.Status(ctx)
+		if err != nil {
+			return fmt.Errorf("read migration status: %w", err)
+		}
+		for _, s := range statuses {
+			list = append(list, MigrationStatus{Version: s.Source.Version, Name: s.Source.Path, Applied: s.State == goose.StateApplied})
+		}
+		return nil
+	})
+	return list, err
+}
+
+// CheckMigrated fails with ErrMigrationsPending unless every migration of this binary has been applied. A
+// database that is ahead is fine: migrations of a release are additive.
+func CheckMigrated(ctx context.Context, pc *pgxpool.Config) error {
+	return withGoose(pc, func(p *goose.Provider) error {
+		pending, err := p.HasPending(ctx)
+		if err != nil {
+			return fmt.Errorf("read migration status: %w", err)
+		}
+		if pending {
+			return ErrMigrationsPending
+		}
+		return nil
+	})
+}
+
+func withGoose(pc *pgxpool.Config, f func(*goose.Provider) error) error {
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return fmt.Errorf("make migration lock: %w", err)
+	}
+	cc := pc.ConnConfig.Copy()
+	cc.RuntimeParams["statement_timeout"] = "0" // an index on a large table takes as long as it takes
+	cc.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
+	var db *sql.DB = stdlib.OpenDB(*cc)
+	defer db.Close() //nolint:errcheck // read-only by now, nothing to lose
+	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithSessionLocker(locker))
+	if err != nil {
+		return fmt.Errorf("load migrations: %w", err)
+	}
+	return fail(f(p), "migrate")
+}

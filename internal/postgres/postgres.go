@@ -1,0 +1,149 @@
+// Package postgres keeps everything the gateway stores, and is the only package that speaks to PostgreSQL.
+//
+// One exported method of a store is one transaction, and the audit row of an administrative act rides in it.
+// No method holds a transaction across a call to anything else. Driver errors are read at one seam, in errors.go.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mosaicstack/gateway/internal/fault"
+)
+
+// Config says which database to use.
+type Config struct {
+	DSN      string // a libpq connection string or URL
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	MaxConns int32 // zero: 16
+}
+
+// The statement timeout of every connection, in milliseconds (spec 8): a runaway read must not hold a
+// connection for longer than a peer would wait.
+const statementTimeout = "5000"
+
+// ErrUnavailable is returned for every failure to reach the database.
+var ErrUnavailable = &fault.Fault{
+	Kind:       fault.Unavailable,
+	Code:       "database_unavailable",
+	Detail:     "the gateway's database is away",
+	Hint:       "try again shortly; /health turns to ok when it is back",
+	RetryAfter: 2 * time.Second,
+}
+
+// ErrUnsafeServer is returned for a server on which a commit is no promise.
+var ErrUnsafeServer = &fault.Fault{
+	Kind:   fault.Unavailable,
+	Code:   "database_unsafe",
+	Detail: "the database server cannot keep the gateway's promises",
+	Hint:   "connect to the primary, with fsync=on and full_page_writes=on",
+}
+
+// DB is the pool every store shares.
+type DB struct {
+	pool *pgxpool.Pool
+}
+
+// Open makes the pool. It does not connect: Ping tells whether the server is there.
+func Open(ctx context.Context, c Config) (*DB, error) {
+	pc, err := PoolConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	return &DB{pool: pool}, nil
+}
+
+// New wraps a pool that exists; tests use it.
+func New(pool *pgxpool.Pool) *DB { return &DB{pool: pool} }
+
+// PoolConfig is the configuration of every pool on the gateway's database.
+func PoolConfig(c Config) (*pgxpool.Config, error) {
+	pc, err := pgxpool.ParseConfig(c.DSN)
+	if err != nil {
+		// pgx repeats the connection string, password removed, but not every form of it: say only what to look at.
+		return nil, (&fault.Fault{
+			Kind:   fault.Invalid,
+			Code:   "database_url_invalid",
+			Detail: "DATABASE_URL cannot be read as a PostgreSQL connection string",
+			Hint:   "use postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full",
+		}).Because(errors.New("not a connection string"))
+	}
+	if c.Dial != nil {
+		pc.ConnConfig.DialFunc = c.Dial
+	}
+	pc.MaxConns = 16
+	if c.MaxConns > 0 {
+		pc.MaxConns = c.MaxConns
+	}
+	pc.ConnConfig.ConnectTimeout = 5 * time.Second
+	params := pc.ConnConfig.RuntimeParams
+	params["application_name"] = "mosaic"
+	params["timezone"] = "UTC"
+	params["statement_timeout"] = statementTimeout
+	params["synchronous_commit"] = "on"
+	params["idle_in_transaction_session_timeout"] = "15000"
+	return pc, nil
+}
+
+// Close waits for the connections in use and closes all.
+func (db *DB) Close() { db.pool.Close() }
+
+// Ping fails with ErrUnavailable when the server does not answer.
+func (db *DB) Ping(ctx context.Context) error {
+	if err := db.pool.Ping(ctx); err != nil {
+		return ErrUnavailable.Because(err)
+	}
+	return nil
+}
+
+// CheckSafe refuses a server on which a returned commit, and so a returned revoke, would be no promise: a
+// standby, or one that does not flush its log.
+func (db *DB) CheckSafe(ctx context.Context) error {
+	var standby bool
+	var fsync, fullPage string
+	const q = `SELECT pg_is_in_recovery(), current_setting('fsync'), current_setting('full_page_writes')`
+	if err := db.pool.QueryRow(ctx, q).Scan(&standby, &fsync, &fullPage); err != nil {
+		return fail(err, "check server")
+	}
+	switch {
+	case standby:
+		return ErrUnsafeServer.With("the database server is a standby: it cannot be written, and what it shows may be old")
+	case fsync != "on":
+		return ErrUnsafeServer.With("the database server runs with fsync=off: a commit is lost with the machine")
+	case fullPage != "on":
+		return ErrUnsafeServer.With("the database server runs with full_page_writes=off: a crash can corrupt it")
+	}
+	return nil
+}
+
+// inTx runs f in one transaction and commits it. A fault from f rolls back and is returned as it is.
+func (db *DB) inTx(ctx context.Context, what string, f func(pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, db.pool, f)
+	return fail(err, what)
+}
+
+// querier is what a pool and a transaction have in common.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// collect runs a query and reads every row of it.
+func collect[T any](ctx context.Context, q querier, what string, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fail(err, what)
+	}
+	list, err := pgx.CollectRows(rows, scan)
+	return list, fail(err, what)
+}

@@ -1,0 +1,295 @@
+package querying
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/peer"
+	"github.com/mosaicstack/gateway/internal/resource"
+)
+
+// DefaultTimeout is what one peer gets to answer one query.
+const DefaultTimeout = 5 * time.Second
+
+const (
+	apiPath     = "/federation/v1/resources/"
+	recordLimit = 5 * time.Second // for the audit record of a query whose caller has gone
+	maxCursor   = 2048            // characters of a peer's cursor
+)
+
+// Caller is on whose behalf a peer is asked.
+type Caller struct {
+	UserID      uuid.UUID // zero for the operator at the admin socket, who may use any credential
+	RequestID   string
+	Actor       string // for the audit log, as account.Principal.Name gives it
+	Traceparent string // W3C trace context of the request; empty for none
+}
+
+func (c Caller) operator() bool { return c.UserID == uuid.Nil }
+
+// Credential is what a query needs of the credential it uses.
+type Credential struct {
+	ID            uuid.UUID
+	Peer          peer.Peer
+	RemoteGrantID uuid.UUID
+	FederationURL string
+	ChainPEM      string
+	CARootPEM     string
+	SealedKey     []byte
+	Serial        string
+	NotAfter      time.Time
+}
+
+// fingerprint is the SHA-256 of the client certificate, by which the peer's audit log knows it too.
+func (c Credential) fingerprint() []byte {
+	block, _ := pem.Decode([]byte(c.ChainPEM))
+	if block == nil {
+		return nil
+	}
+	sum := sha256.Sum256(block.Bytes)
+	return sum[:]
+}
+
+// Finder finds credentials.
+type Finder interface {
+	// Find gives the newest active credential of a peer (by id or name) that the user may use: one that is linked
+	// to them or to a team they are in now, or any when userID is zero. Errors: ErrPeerNotFound, and ErrNoCredential
+	// with Credential.Peer set.
+	Find(ctx context.Context, peerRef string, userID uuid.UUID) (Credential, error)
+}
+
+// Recorder makes an event durable before it returns.
+type Recorder interface {
+	Record(ctx context.Context, e audit.Event) error
+}
+
+// Hasher makes the keyed hash of a query that its audit row carries.
+type Hasher func(data []byte) []byte
+
+// Config is what a Service needs.
+type Config struct {
+	Finder  Finder
+	Client  Client
+	Keys    Keys
+	Audit   Recorder
+	Hash    Hasher
+	Now     func() time.Time
+	Timeout time.Duration          // per peer; zero: DefaultTimeout
+	Touch   func(peerID uuid.UUID) // told of every peer that answered; may be nil
+}
+
+// Service asks peers for rows.
+type Service struct{ Config }
+
+// New returns a Service.
+func New(c Config) *Service {
+	if c.Timeout == 0 {
+		c.Timeout = DefaultTimeout
+	}
+	return &Service{c}
+}
+
+// ListParams are the parameters of a list as they came; the peer reads them too.
+type ListParams struct {
+	Limit        string
+	Cursor       string
+	UpdatedSince string
+}
+
+// StatusOK is a source that answered.
+const StatusOK = "ok"
+
+// Source says how one source of an answer did.
+type Source struct {
+	Name   string `json:"name"`
+	Status string `json:"status"`
+}
+
+// List asks one peer for a page of a resource.
+//
+// Errors: resource_unknown, ErrNotAvailable (for the operator ErrPeerNotFound and ErrNoCredential), peer.ErrSuspended,
+// peer.ErrRevoked, ErrCredentialExpired, limit_invalid, cursor_invalid, updated_since_invalid, the errors of Client,
+// what the peer refuses with, and audit_unavailable.
+func (s *Service) List(ctx context.Context, c Caller, peerRef, res string, p ListParams) (Page, error) {
+	kind, err := resource.Parse(res)
+	if err != nil {
+		return Page{}, err
+	}
+	query := []byte(string(kind) + "\x00" + p.UpdatedSince + "\x00" + p.Cursor)
+	r := &run{s: s, caller: c, verb: resource.List, resource: string(kind), query: query, started: s.Now()}
+	var out Page
+	err = r.do(ctx, peerRef, func() (Call, error) { return r.list(p) }, func(a Answer) (rows int, err error) {
+		out, err = readPage(a.Body, r.credential.Peer.Name)
+		return len(out.Data), err
+	})
+	if err != nil {
+		return Page{}, err
+	}
+	return out, nil
+}
+
+// Get asks one peer for one row. A row outside the scope, one that is not there and an id that is no UUID are all
+// ErrNotFound; the other errors are those of List.
+func (s *Service) Get(ctx context.Context, c Caller, peerRef, res, id string) (Row, error) {
+	kind, err := resource.Parse(res)
+	if err != nil {
+		return Row{}, err
+	}
+	r := &run{s: s, caller: c, verb: resource.Get, resource: string(kind), query: []byte(string(kind) + "\x00" + id), started: s.Now()}
+	var out Row
+	err = r.do(ctx, peerRef, func() (Call, error) { return r.get(id) }, func(a Answer) (rows int, err error) {
+		out, err = readRow(a.Body, r.credential.Peer.Name)
+		return 1, err
+	})
+	if err != nil {
+		return Row{}, err
+	}
+	return out, nil
+}
+
+// run is one query on its way: what is known of it so far, for the audit row.
+type run struct {
+	s          *Service
+	caller     Caller
+	verb       resource.Verb
+	resource   string
+	query      []byte
+	started    time.Time
+	credential Credential
+}
+
+// do carries a query through. Whatever the peer was asked is on record before anything is said about it.
+func (r *run) do(ctx context.Context, peerRef string, call func() (Call, error), read func(Answer) (int, error)) error {
+	if err := r.find(ctx, peerRef); err != nil {
+		if k := fault.From(err).Kind; k == fault.Internal || k == fault.Unavailable {
+			return err // nobody was denied anything, and nothing was asked
+		}
+		return r.record(ctx, err, 0, 0)
+	}
+	answer, err := r.ask(ctx, call)
+	if err != nil {
+		return r.record(ctx, err, 0, 0)
+	}
+	rows, err := read(answer)
+	if err != nil {
+		return r.record(ctx, err, 0, 0)
+	}
+	if r.s.Touch != nil {
+		r.s.Touch(r.credential.Peer.ID)
+	}
+	return r.record(ctx, nil, rows, len(answer.Body))
+}
+
+// find picks the credential. Users learn of a peer only through a credential that they may use.
+func (r *run) find(ctx context.Context, peerRef string) error {
+	c, err := r.s.Finder.Find(ctx, peerRef, r.caller.UserID)
+	r.credential = c
+	switch {
+	case errors.Is(err, ErrPeerNotFound), errors.Is(err, ErrNoCredential):
+		if !r.caller.operator() {
+			return ErrNotAvailable.Because(err)
+		}
+		return err
+	case err != nil:
+		return err
+	case c.Peer.State == peer.Revoked:
+		return peer.ErrRevoked.With("this gateway has revoked the peer %s", c.Peer.Name).
+			Advise("revoking is final: remove the peer and add it anew: mosaic federation peer remove %s", c.Peer.Name)
+	case c.Peer.State == peer.Suspended:
+		return peer.ErrSuspended.With("this gateway has suspended the peer %s", c.Peer.Name).
+			Advise("an admin of this gateway can lift it: mosaic federation peer resume %s", c.Peer.Name)
+	case !r.started.Before(c.NotAfter):
+		return ErrCredentialExpired.With("the credential for %s expired at %s", c.Peer.Name, c.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func (r *run) ask(ctx context.Context, call func() (Call, error)) (Answer, error) {
+	what, err := call()
+	if err != nil {
+		return Answer{}, err
+	}
+	what.RequestID, what.Traceparent = r.caller.RequestID, r.caller.Traceparent
+	ctx, cancel := context.WithTimeout(ctx, r.s.Timeout)
+	defer cancel()
+	answer, err := r.s.Client.Do(ctx, r.target(), what)
+	if err != nil {
+		return Answer{}, err
+	}
+	if answer.Status != http.StatusOK || answer.Problem {
+		return Answer{}, queryRefusal(answer, r.credential.Peer.Name)
+	}
+	return answer, nil
+}
+
+func (r *run) target() Target {
+	c := r.credential
+	return Target{
+		CredentialID: c.ID, Serial: c.Serial, URL: c.FederationURL, ChainPEM: c.ChainPEM, CARootPEM: c.CARootPEM,
+		Key: func() ([]byte, error) { return r.s.Keys.Open(c.SealedKey, keyTable, keyColumn, c.ID.String()) },
+	}
+}
+
+func (r *run) list(p ListParams) (Call, error) {
+	if _, err := page.ParseLimit(p.Limit, page.DefaultLimit, page.MaxLimit); err != nil {
+		return Call{}, err
+	}
+	if _, err := page.ParseSince(p.UpdatedSince); err != nil {
+		return Call{}, err
+	}
+	if p.Cursor != "" && !cursorShaped(p.Cursor) {
+		return Call{}, page.ErrCursorInvalid
+	}
+	query := url.Values{}
+	for name, value := range map[string]string{"limit": p.Limit, "cursor": p.Cursor, "updated_since": p.UpdatedSince} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return Call{Method: http.MethodGet, Path: apiPath + r.resource, Query: query}, nil
+}
+
+func (r *run) get(id string) (Call, error) {
+	row, err := uuid.Parse(id)
+	if err != nil || len(id) != len(row.String()) {
+		return Call{}, ErrNotFound
+	}
+	return Call{Method: http.MethodGet, Path: apiPath + r.resource + "/" + row.String()}, nil
+}
+
+// record makes the query durable in the audit log and returns err; if it cannot be recorded, nothing but that is
+// said. The question has crossed the boundary, so it is on record also when the caller has gone.
+func (r *run) record(ctx context.Context, err error, rows, size int) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordLimit)
+	defer cancel()
+	p := r.credential.Peer
+	e := audit.Event{
+		RequestID: r.caller.RequestID, Direction: audit.Outbound, Actor: r.caller.Actor,
+		PeerID: p.ID, PeerName: p.Name, GrantID: r.credential.RemoteGrantID, SubjectUserID: r.caller.UserID,
+		Fingerprint: r.credential.fingerprint(), Verb: string(r.verb), Resource: r.resource,
+		StatusCode: http.StatusOK, Outcome: audit.OK, QueryHash: r.s.Hash(r.query),
+		RowsOut: rows, BytesOut: int64(size), Duration: r.s.Now().Sub(r.started),
+	}
+	if err != nil {
+		f := fault.From(err)
+		e.StatusCode, e.DeniedReason, e.Outcome = f.Kind.Status(), f.Code, audit.Denied
+		switch f.Kind {
+		case fault.Internal, fault.Unavailable, fault.BadGateway, fault.GatewayTimeout:
+			e.Outcome = audit.Failed
+		}
+	}
+	if recorded := r.s.Audit.Record(ctx, e); recorded != nil {
+		return errors.Join(recorded, err)
+	}
+	return err
+}

@@ -1,0 +1,114 @@
+package querying
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/page"
+)
+
+// problem is a peer's RFC 9457 answer, as far as it is used here.
+type problem struct {
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+func readProblem(a Answer) problem {
+	var p problem
+	if !a.Problem || json.Unmarshal(a.Body, &p) != nil || !codeShaped(p.Code) {
+		return problem{}
+	}
+	return p
+}
+
+// enrollmentKind lists the codes that mean here what they mean at the peer, with their kinds.
+func enrollmentKind(code string) (fault.Kind, bool) {
+	switch code {
+	case "enrollment_token_unknown":
+		return fault.NotFound, true
+	case "enrollment_token_expired", "enrollment_token_used", "grant_revoked", "grant_expired", "grant_closed":
+		return fault.Gone, true
+	case "enrollment_in_progress":
+		return fault.Conflict, true
+	case "grant_approval_required":
+		return fault.Forbidden, true
+	case "rate_limited":
+		return fault.RateLimited, true
+	case "ca_unavailable", "database_unavailable", "audit_unavailable":
+		return fault.Unavailable, true
+	case "certificate_mismatch":
+		return fault.BadGateway, true
+	}
+	return fault.Internal, false
+}
+
+// enrollmentRefusal says what the peer said, and whether it is final: a client error that waiting does not mend.
+func enrollmentRefusal(a Answer, host string) (f *fault.Fault, final bool) {
+	p := readProblem(a)
+	if p.Code == "" {
+		return ErrAnswerInvalid.With("%s answered the enrollment with status %d and no reason", host, a.Status), false
+	}
+	said := sanitize(p.Detail, maxSaid)
+	if said == "" {
+		said = "status " + fmt.Sprint(a.Status)
+	}
+	f = ErrRefused.With("%s refused the enrollment: %s (%s)", host, said, p.Code)
+	if kind, known := enrollmentKind(p.Code); known {
+		f.Kind, f.Code = kind, p.Code
+		f.Detail = fmt.Sprintf("%s refused the enrollment: %s", host, said)
+		f.Hint = enrollmentHint(kind)
+	}
+	f.RetryAfter = a.RetryAfter
+	switch a.Status {
+	case 408, 409, 421, 425, 429:
+		return f, false
+	}
+	return f, a.Status >= 400 && a.Status < 500
+}
+
+func enrollmentHint(k fault.Kind) string {
+	switch k {
+	case fault.Conflict, fault.RateLimited, fault.Unavailable:
+		return "wait a little and run the same command again: nothing is lost"
+	case fault.NotFound:
+		return "check that the whole URL was copied, or ask the other gateway's admin for a new one: mosaic federation grant token GRANT"
+	case fault.Forbidden:
+		return "ask the other gateway's admin to approve the grant: mosaic federation grant approve GRANT --reason REASON"
+	}
+	return "ask the other gateway's admin for a new URL: mosaic federation grant token GRANT"
+}
+
+// queryRefusal turns a peer's answer that is not 200 into a fault of ours. The peer's code is shown, its words are
+// not: they are for the peer's own admins, and every code has ours.
+func queryRefusal(a Answer, name string) error {
+	p := readProblem(a)
+	reason := p.Code
+	if reason == "" {
+		reason = fmt.Sprintf("status %d", a.Status)
+	}
+	switch {
+	case a.Status == 401 || a.Status == 403:
+		return ErrDenied.With("%s does not let this gateway ask: %s", name, reason)
+	case a.Status == 404:
+		return ErrNotFound.With("%s has no such thing in the scope of its grant", name)
+	case a.Status == 422:
+		switch p.Code {
+		case page.ErrLimitInvalid.Code:
+			return page.ErrLimitInvalid
+		case page.ErrCursorInvalid.Code:
+			return page.ErrCursorInvalid
+		case page.ErrUpdatedSinceInvalid.Code:
+			return page.ErrUpdatedSinceInvalid
+		}
+	case a.Status == 429:
+		return ErrRateLimited.With("%s answers no more requests of this grant for now", name).After(a.RetryAfter)
+	case a.Status >= 500:
+		f := ErrUnreachable.With("%s cannot answer now: %s", name, reason)
+		if a.RetryAfter > 0 {
+			f = f.After(a.RetryAfter)
+		}
+		return f
+	}
+	return ErrAnswerInvalid.With("%s answered with %s, which cannot be used", name, reason)
+}

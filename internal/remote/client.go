@@ -1,0 +1,132 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/querying"
+)
+
+// The bounds of a connection pool. An answer is cut at 8 MiB by the peer; the rest is for what surrounds it.
+const (
+	maxAnswerBytes = 9 << 20
+	idleConns      = 4
+	idleFor        = 90 * time.Second
+	pingAfter      = 15 * time.Second // of silence on a connection with a request on it
+	pingTimeout    = 5 * time.Second
+)
+
+// Client asks peers over mutual TLS. It keeps one pool of connections for each credential, made when it is first
+// used. It implements querying.Client, and is safe for concurrent use. Make one with NewClient.
+type Client struct {
+	mu    sync.Mutex
+	pools map[uuid.UUID]pool
+}
+
+// pool belongs to one certificate: a renewed credential keeps its id and changes its serial, and its old
+// connections still speak with the old certificate.
+type pool struct {
+	serial    string
+	transport *http.Transport
+}
+
+// NewClient returns a Client without connections.
+func NewClient() *Client { return &Client{pools: map[uuid.UUID]pool{}} }
+
+// Do sends one request without a body. The context bounds all of it.
+func (c *Client) Do(ctx context.Context, t querying.Target, call querying.Call) (querying.Answer, error) {
+	u, err := url.Parse(t.URL)
+	if err != nil || u.Scheme != "https" {
+		return querying.Answer{}, fmt.Errorf("credential %s has no https address", t.CredentialID)
+	}
+	transport, err := c.pool(t, u.Hostname())
+	if err != nil {
+		return querying.Answer{}, err
+	}
+	target := u.JoinPath(call.Path)
+	target.RawQuery = call.Query.Encode()
+	req, err := http.NewRequestWithContext(ctx, call.Method, target.String(), http.NoBody)
+	if err != nil {
+		return querying.Answer{}, fmt.Errorf("make request: %w", err)
+	}
+	setNonEmpty(req.Header, "X-Request-Id", call.RequestID)
+	setNonEmpty(req.Header, "Traceparent", call.Traceparent)
+	return exchange(transport, req, maxAnswerBytes)
+}
+
+// Forget closes the idle connections of a credential; requests under way finish.
+func (c *Client) Forget(id uuid.UUID) {
+	c.mu.Lock()
+	old := c.pools[id]
+	delete(c.pools, id)
+	c.mu.Unlock()
+	old.close()
+}
+
+// Close closes all idle connections.
+func (c *Client) Close() {
+	c.mu.Lock()
+	pools := c.pools
+	c.pools = map[uuid.UUID]pool{}
+	c.mu.Unlock()
+	for _, p := range pools {
+		p.close()
+	}
+}
+
+func (p pool) close() {
+	if p.transport != nil {
+		p.transport.CloseIdleConnections()
+	}
+}
+
+func (c *Client) pool(t querying.Target, host string) (*http.Transport, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kept, ok := c.pools[t.CredentialID]
+	if ok && kept.serial == t.Serial {
+		return kept.transport, nil
+	}
+	config, err := tlsConfig(t, host)
+	if err != nil {
+		return nil, err
+	}
+	made := transport(anyPeer, config)
+	made.MaxIdleConnsPerHost = idleConns
+	made.IdleConnTimeout = idleFor
+	made.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
+	c.pools[t.CredentialID] = pool{serial: t.Serial, transport: made}
+	kept.close()
+	return made, nil
+}
+
+// tlsConfig trusts the one CA that was pinned at enrollment and nobody else, and speaks TLS 1.3 only.
+func tlsConfig(t querying.Target, host string) (*tls.Config, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(t.CARootPEM)) {
+		return nil, fmt.Errorf("credential %s has no CA root", t.CredentialID)
+	}
+	key, err := t.Key()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	cert, err := tls.X509KeyPair([]byte(t.ChainPEM), key)
+	if err != nil {
+		return nil, fmt.Errorf("credential %s: %w", t.CredentialID, errors.New("certificate and key do not fit"))
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: host,
+		// Sent whatever CAs the server names: it has to say no to it, rather than ask why there was none.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
+	}, nil
+}

@@ -1,0 +1,151 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/querying"
+)
+
+const (
+	maxHeaderBytes = 64 << 10
+	maxRetryAfter  = time.Hour
+	userAgent      = "mosaic-gateway"
+
+	typeJSON    = "application/json"
+	typeProblem = "application/problem+json"
+)
+
+// transport has what all connections to peers have in common.
+func transport(r reach, c *tls.Config) *http.Transport {
+	return &http.Transport{
+		Proxy:                  nil,
+		DialContext:            guardedDial(r),
+		TLSClientConfig:        c,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+	}
+}
+
+// exchange sends a request and reads its answer, at most limit bytes of it. The transport is used without an
+// http.Client around it: there is nobody to follow a redirect or keep a cookie.
+func exchange(t http.RoundTripper, req *http.Request, limit int64) (querying.Answer, error) {
+	host := req.URL.Host
+	var answered atomic.Bool
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GotFirstResponseByte: func() { answered.Store(true) },
+	})
+	h := req.Header
+	h.Set("Accept", typeJSON+", "+typeProblem)
+	h.Set("Accept-Encoding", "identity")
+	h.Set("User-Agent", userAgent)
+	resp, err := t.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		f := classify(ctx, host, err)
+		if answered.Load() && errors.Is(f, querying.ErrUnreachable) {
+			// It was reached, and began an answer that is no HTTP or has headers without end.
+			f = querying.ErrAnswerInvalid.With("%s answered with something that is not an HTTP answer of reasonable size", host).Because(err)
+		}
+		return querying.Answer{}, f
+	}
+	defer func() { _ = resp.Body.Close() }()
+	problem, err := mediaType(resp, host)
+	if err != nil {
+		return querying.Answer{}, err
+	}
+	body, err := bounded(ctx, resp, host, limit)
+	if err != nil {
+		return querying.Answer{}, err
+	}
+	return querying.Answer{Status: resp.StatusCode, Problem: problem, RetryAfter: retryAfter(resp.Header), Body: body}, nil
+}
+
+// mediaType refuses what is not JSON before its body is read, and says whether it is a problem.
+func mediaType(resp *http.Response, host string) (problem bool, err error) {
+	invalid := func(format string, args ...any) error {
+		return querying.ErrAnswerInvalid.With("%s answered with status %d and %s", host, resp.StatusCode, fmt.Sprintf(format, args...))
+	}
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		return false, invalid("a redirect, which is not followed")
+	}
+	if e := resp.Header.Values("Content-Encoding"); len(e) > 1 || len(e) == 1 && !strings.EqualFold(e[0], "identity") {
+		return false, invalid("a compressed body, which was not asked for")
+	}
+	values := resp.Header.Values("Content-Type")
+	if len(values) != 1 {
+		return false, invalid("%d content types", len(values))
+	}
+	media, params, err := mime.ParseMediaType(values[0])
+	if err != nil || media != typeJSON && media != typeProblem {
+		return false, invalid("a body that is not JSON")
+	}
+	if cs, ok := params["charset"]; ok && !strings.EqualFold(cs, "utf-8") {
+		return false, invalid("JSON that is not UTF-8")
+	}
+	return media == typeProblem, nil
+}
+
+func bounded(ctx context.Context, resp *http.Response, host string, limit int64) ([]byte, error) {
+	tooLong := querying.ErrAnswerInvalid.With("%s answered with over %d bytes", host, limit)
+	if resp.ContentLength > limit {
+		return nil, tooLong
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return nil, classify(ctx, host, err)
+	}
+	if int64(len(body)) > limit {
+		return nil, tooLong
+	}
+	return body, nil
+}
+
+// classify is the one place where a transport's error becomes a fault. The host is the only part of the address
+// that is repeated.
+func classify(ctx context.Context, host string, err error) error {
+	var f *fault.Fault
+	var cert *tls.CertificateVerificationError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &f): // of the dial guard
+		return f
+	case errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("ask %s: %w", host, ctx.Err())
+	case isTimeout(ctx, err):
+		return querying.ErrTimeout.With("%s did not answer in time", host).Because(err)
+	case errors.As(err, &cert):
+		return querying.ErrUntrusted.With("the server at %s did not prove to be the peer", host).Because(err)
+	case errors.As(err, &op) && op.Op == "remote error": // crypto/tls: an alert by the other side
+		return querying.ErrDenied.With("%s refused the connection in the TLS handshake", host).Because(err)
+	}
+	return querying.ErrUnreachable.With("%s cannot be reached", host).Because(err)
+}
+
+func isTimeout(ctx context.Context, err error) bool {
+	var n net.Error
+	return ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &n) && n.Timeout()
+}
+
+// retryAfter reads Retry-After in seconds (RFC 9110, section 10.2.3), at most an hour. The form with a date is
+// not used between gateways.
+func retryAfter(h http.Header) time.Duration {
+	n, err := strconv.ParseUint(h.Get("Retry-After"), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(n)*time.Second, maxRetryAfter)
+}

@@ -1,0 +1,310 @@
+// Package serving answers one federated request: what a peer may read of this gateway, now.
+//
+// The order is fixed, and every step is there before a byte leaves:
+//
+//	identity from the certificate -> limit on certificates refused lately -> one statement that checks
+//	certificate, grant, peer, user and scope version and reads the rows -> limit per grant and peer ->
+//	audit record durable -> answer
+//
+// There is no cache between a revoke and a request: a parsed scope is kept, but the statement refuses to answer
+// for another version of the grant than the one it was parsed from.
+package serving
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/grant"
+	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/scope"
+)
+
+// The bounds of an answer.
+const (
+	maxAnswerBytes = 8 << 20
+	maxPlans       = 10_000 // grants whose parsed scope is kept
+)
+
+// What a federated request can be refused with. Each is problem+json after the handshake.
+var (
+	ErrCertificateUnknown = &fault.Fault{
+		Kind: fault.Unauthenticated, Code: "certificate_unknown",
+		Detail: "this certificate is not in the registry",
+		Hint:   "enrol again: the serving gateway's admin gets a new URL with: mosaic federation grant token GRANT",
+	}
+	ErrCertificateRevoked = &fault.Fault{
+		Kind: fault.Unauthenticated, Code: "certificate_revoked",
+		Detail: "this certificate was revoked, or replaced by a later enrollment",
+		Hint:   "use the newest certificate, or enrol again",
+	}
+	ErrCertificateExpired = &fault.Fault{
+		Kind: fault.Unauthenticated, Code: "certificate_expired",
+		Detail: "this certificate has expired",
+		Hint:   "enrol again: the serving gateway's admin gets a new URL with: mosaic federation grant token GRANT",
+	}
+	ErrGrantRevoked = &fault.Fault{
+		Kind: fault.Forbidden, Code: "grant_revoked",
+		Detail: "the grant was revoked", Hint: "ask the serving gateway's admin for a new grant",
+	}
+	ErrGrantExpired = &fault.Fault{
+		Kind: fault.Forbidden, Code: "grant_expired",
+		Detail: "the grant has expired", Hint: "ask the serving gateway's admin for a new grant",
+	}
+	ErrGrantPending = &fault.Fault{
+		Kind: fault.Forbidden, Code: "grant_pending",
+		Detail: "the grant is not active", Hint: "finish the enrollment",
+	}
+	ErrPeerRevoked = &fault.Fault{
+		Kind: fault.Forbidden, Code: "peer_revoked",
+		Detail: "the serving gateway has revoked this peer", Hint: "talk to the serving gateway's admin",
+	}
+	ErrPeerSuspended = &fault.Fault{
+		Kind: fault.Forbidden, Code: "peer_suspended",
+		Detail: "the serving gateway has suspended this peer", Hint: "talk to the serving gateway's admin; nothing is lost",
+	}
+	ErrSubjectDisabled = &fault.Fault{
+		Kind: fault.Forbidden, Code: "subject_disabled",
+		Detail: "the user this grant speaks for is disabled on the serving gateway", Hint: "talk to the serving gateway's admin",
+	}
+	ErrNotFound = &fault.Fault{
+		Kind: fault.NotFound, Code: "not_found",
+		Detail: "there is no such thing in the scope of this grant",
+		Hint:   "GET /federation/v1/capabilities lists what the grant covers",
+	}
+	ErrRateLimited = &fault.Fault{
+		Kind: fault.RateLimited, Code: "rate_limited",
+		Detail: "too many requests", Hint: "wait as long as Retry-After says",
+	}
+)
+
+// errStale says that the grant has changed since its plan was made: the plan is read again, once.
+var errStale = errors.New("grant has another version than the plan")
+
+// Plan is what is known of a grant before a statement runs: the parsed scope and the limits. It is bound to a
+// version of the grant, and the statement answers for no other.
+type Plan struct {
+	GrantID      uuid.UUID
+	UserID       uuid.UUID
+	PeerID       uuid.UUID
+	PeerName     string
+	Version      int64
+	Scope        scope.Scope
+	Limit        grant.Limit
+	PeerLimit    *grant.Limit // nil: none
+	ExpiresAt    *time.Time
+	CacheSeconds int
+}
+
+// Check names what the statement checks beside reading.
+type Check struct {
+	Fingerprint [32]byte
+	GrantID     uuid.UUID
+	UserID      uuid.UUID
+	Version     int64
+}
+
+// ListQuery is one page of one resource, newest first.
+type ListQuery struct {
+	Check
+	Resource scope.Resource
+	Filter   scope.Filter
+	Since    time.Time // zero: no bound
+	After    page.Key  // zero: the first page
+	Rows     int       // as many rows are wanted; one more is read to know whether there is a next page
+	MaxBytes int
+}
+
+// Rows is a page of documents, joined as they stand in an answer.
+type Rows struct {
+	Docs  []byte   // JSON objects, separated by commas
+	Count int      // how many
+	Last  page.Key // of the last one
+	More  bool     // whether there are rows after it
+	Cut   bool     // whether MaxBytes ended the page
+}
+
+// GetQuery is one row of one resource.
+type GetQuery struct {
+	Check
+	Resource scope.Resource
+	Filter   scope.Filter
+	ID       uuid.UUID
+}
+
+// Store reads for a peer. Each method but Plan is one statement, whose one snapshot decides both whether the
+// certificate, grant, peer and user are good and which rows there are. Refusals are this package's faults;
+// ErrStale asks for a new plan.
+type Store interface {
+	Plan(ctx context.Context, fingerprint [32]byte) (Plan, error)
+	Authorize(ctx context.Context, c Check) error
+	List(ctx context.Context, q ListQuery) (Rows, error)
+	Get(ctx context.Context, q GetQuery) (doc []byte, err error) // nil: not there, or not visible
+}
+
+// ErrStale is what a Store returns when Check.Version is not the grant's.
+func ErrStale() error { return errStale }
+
+// Recorder makes an event durable before it returns.
+type Recorder interface {
+	Record(ctx context.Context, e audit.Event) error
+}
+
+// Limiter answers zero when the event may happen now, else how long to wait.
+type Limiter interface {
+	Allow(ctx context.Context, key string, l grant.Limit) (wait time.Duration, err error)
+}
+
+// Hasher makes the keyed hash of a query that its audit row carries.
+type Hasher func(data []byte) []byte
+
+// Config is what a Service needs.
+type Config struct {
+	Store   Store
+	Audit   Recorder
+	Limiter Limiter
+	Cursors *page.Sealer
+	Hash    Hasher
+	Now     func() time.Time
+	Log     *slog.Logger
+	Refused *RefusedLately
+	Touch   func(peerID uuid.UUID) // told of every peer that was answered
+}
+
+// Service answers federated requests.
+type Service struct {
+	Config
+	plans plans
+}
+
+// New returns a Service.
+func New(c Config) *Service { return &Service{Config: c} }
+
+// Caller is whom a connection's certificate speaks for, and the request it makes.
+type Caller struct {
+	Identity      identity.Identity
+	RequestID     string
+	RemoteAddress string
+}
+
+// run is one request on its way: what is known of it so far, for the audit row.
+type run struct {
+	s       *Service
+	caller  Caller
+	plan    Plan
+	verb    string
+	res     string
+	query   []byte
+	started time.Time
+}
+
+func (s *Service) begin(c Caller, verb, res string, query []byte) *run {
+	return &run{s: s, caller: c, verb: verb, res: res, query: query, started: s.Now()}
+}
+
+// answer is the body of a good answer and what its audit row says of it.
+type answer struct {
+	body []byte
+	rows int
+}
+
+// do carries a request through: work is the one statement, run again once when the plan turns out stale.
+func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) ([]byte, error) {
+	s := r.s
+	if wait := s.Refused.Wait(r.caller.Identity.Fingerprint); wait > 0 {
+		return nil, r.refuse(ctx, ErrRateLimited.After(wait))
+	}
+	a, err := r.attempt(ctx, work)
+	if err != nil {
+		return nil, r.refuse(ctx, err)
+	}
+	if err := r.limit(ctx); err != nil {
+		return nil, r.refuse(ctx, err)
+	}
+	if err := s.Audit.Record(ctx, r.event(200, audit.OK, "", a)); err != nil {
+		return nil, err
+	}
+	if s.Touch != nil {
+		s.Touch(r.plan.PeerID)
+	}
+	return a.body, nil
+}
+
+func (r *run) attempt(ctx context.Context, work func(p Plan) (answer, error)) (answer, error) {
+	for fresh := false; ; fresh = true {
+		p, err := r.s.plan(ctx, r.caller.Identity, fresh)
+		if err != nil {
+			return answer{}, err
+		}
+		r.plan = p
+		if now := r.s.Now(); !now.Before(r.caller.Identity.NotAfter) {
+			return answer{}, ErrCertificateExpired
+		}
+		a, err := work(p)
+		if errors.Is(err, errStale) && !fresh {
+			continue
+		}
+		return a, err
+	}
+}
+
+func (r *run) check() Check {
+	id := r.caller.Identity
+	return Check{Fingerprint: id.Fingerprint, GrantID: id.GrantID, UserID: id.UserID, Version: r.plan.Version}
+}
+
+func (r *run) limit(ctx context.Context) error {
+	wait, err := r.s.Limiter.Allow(ctx, "grant:"+r.plan.GrantID.String(), r.plan.Limit)
+	if err != nil {
+		return err
+	}
+	if wait == 0 && r.plan.PeerLimit != nil {
+		if wait, err = r.s.Limiter.Allow(ctx, "peer:"+r.plan.PeerID.String(), *r.plan.PeerLimit); err != nil {
+			return err
+		}
+	}
+	if wait > 0 {
+		return ErrRateLimited.After(wait)
+	}
+	return nil
+}
+
+// refuse records a refusal, and returns it; if it cannot be recorded, nothing but that is said.
+func (r *run) refuse(ctx context.Context, err error) error {
+	f := fault.From(err)
+	if f.Kind == fault.Unauthenticated || f.Kind == fault.Forbidden {
+		r.s.Refused.Add(r.caller.Identity.Fingerprint)
+	}
+	if f.Kind == fault.RateLimited || errors.Is(err, context.Canceled) {
+		return err // counted in metrics: a flood must not become a flood of audit rows
+	}
+	outcome := audit.Denied
+	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
+		outcome = audit.Failed
+	}
+	if recorded := r.s.Audit.Record(ctx, r.event(f.Kind.Status(), outcome, f.Code, answer{})); recorded != nil {
+		return recorded
+	}
+	return err
+}
+
+func (r *run) event(status int, outcome audit.Outcome, reason string, a answer) audit.Event {
+	id := r.caller.Identity
+	e := audit.Event{
+		RequestID: r.caller.RequestID, Direction: audit.Inbound, Actor: "grant:" + id.GrantID.String(),
+		PeerID: r.plan.PeerID, PeerName: r.plan.PeerName, GrantID: id.GrantID, SubjectUserID: id.UserID,
+		Fingerprint: id.Fingerprint[:], RemoteAddress: r.caller.RemoteAddress,
+		Verb: r.verb, Resource: r.res, StatusCode: status, Outcome: outcome, DeniedReason: reason,
+		RowsOut: a.rows, BytesOut: int64(len(a.body)), Duration: r.s.Now().Sub(r.started),
+	}
+	if r.query != nil {
+		e.QueryHash = r.s.Hash(r.query)
+	}
+	return e
+}

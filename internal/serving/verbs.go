@@ -1,0 +1,205 @@
+package serving
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/resource"
+	"github.com/mosaicstack/gateway/internal/scope"
+)
+
+// ListRequest is GET /resources/{resource}, its parameters as they came.
+type ListRequest struct {
+	Resource string
+	Limit    string
+	Cursor   string
+	Since    string
+}
+
+// List answers with one page: {"data":[…],"page":{"limit","capped","next_cursor"}}.
+//
+// Errors: the refusals of this package, limit_invalid, cursor_invalid, updated_since_invalid. A resource outside
+// the scope and one that does not exist are both ErrNotFound.
+func (s *Service) List(ctx context.Context, c Caller, q ListRequest) ([]byte, error) {
+	r := s.begin(c, string(resource.List), known(q.Resource), []byte(q.Resource+"\x00"+q.Since+"\x00"+q.Cursor))
+	return r.do(ctx, func(p Plan) (answer, error) {
+		lq, capped, err := s.parseList(p, q)
+		if err != nil {
+			// Whoever may not ask at all is told that, and nothing of their parameters.
+			return answer{}, s.authorizedError(ctx, r.check(), err)
+		}
+		lq.Check = r.check()
+		rows, err := s.Store.List(ctx, lq)
+		if err != nil {
+			return answer{}, err
+		}
+		body, err := s.page(rows, lq.Rows, capped || rows.Cut, binding(p, q))
+		return answer{body: body, rows: rows.Count}, err
+	})
+}
+
+func (s *Service) parseList(p Plan, q ListRequest) (lq ListQuery, capped bool, err error) {
+	res, err := inScope(p, q.Resource)
+	if err != nil {
+		return lq, false, err
+	}
+	limit, err := page.ParseLimit(q.Limit, page.DefaultLimit, page.MaxLimit)
+	if err != nil {
+		return lq, false, err
+	}
+	since, err := page.ParseSince(q.Since)
+	if err != nil {
+		return lq, false, err
+	}
+	lq = ListQuery{Resource: res, Filter: p.Scope.Filter(res), Since: since, MaxBytes: maxAnswerBytes}
+	if q.Cursor != "" {
+		if lq.After, err = s.Cursors.Open(q.Cursor, binding(p, q)); err != nil {
+			return lq, false, err
+		}
+	}
+	lq.Rows, capped = page.Cap(limit, p.Scope.MaxRowsPerQuery)
+	return lq, capped, nil
+}
+
+// binding ties a cursor to the grant and to the query whose position it is.
+func binding(p Plan, q ListRequest) string {
+	return "list\x00" + p.GrantID.String() + "\x00" + q.Resource + "\x00" + q.Since
+}
+
+func (s *Service) page(rows Rows, limit int, capped bool, binding string) ([]byte, error) {
+	b := make([]byte, 0, len(rows.Docs)+256)
+	b = append(b, `{"data":[`...)
+	b = append(b, rows.Docs...)
+	b = append(b, `],"page":{"limit":`...)
+	b = strconv.AppendInt(b, int64(limit), 10)
+	b = append(b, `,"capped":`...)
+	b = strconv.AppendBool(b, capped)
+	b = append(b, `,"next_cursor":`...)
+	if !rows.More {
+		return append(b, `null}}`...), nil
+	}
+	cursor, err := s.Cursors.Seal(rows.Last, binding)
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, '"')
+	b = append(b, cursor...)
+	return append(b, `"}}`...), nil
+}
+
+// Get answers with one row: {"data":{…}}.
+//
+// Errors: the refusals of this package. A row outside the scope, one that does not exist and an id that is no
+// UUID are all ErrNotFound.
+func (s *Service) Get(ctx context.Context, c Caller, res, id string) ([]byte, error) {
+	r := s.begin(c, string(resource.Get), known(res), []byte(res+"\x00"+id))
+	return r.do(ctx, func(p Plan) (answer, error) {
+		kind, err := inScope(p, res)
+		if err != nil {
+			return answer{}, s.authorizedError(ctx, r.check(), err)
+		}
+		rowID, err := uuid.Parse(id)
+		if err != nil || len(id) != 36 {
+			return answer{}, s.authorizedError(ctx, r.check(), ErrNotFound)
+		}
+		doc, err := s.Store.Get(ctx, GetQuery{Check: r.check(), Resource: kind, Filter: p.Scope.Filter(kind), ID: rowID})
+		if err != nil {
+			return answer{}, err
+		}
+		if doc == nil {
+			return answer{}, ErrNotFound
+		}
+		body := make([]byte, 0, len(doc)+16)
+		body = append(append(append(body, `{"data":`...), doc...), '}')
+		return answer{body: body, rows: 1}, nil
+	})
+}
+
+// capabilities is what a peer is told of its own grant, so that it need not guess.
+type capabilities struct {
+	GrantID       uuid.UUID        `json:"grant_id"`
+	SubjectUserID uuid.UUID        `json:"subject_user_id"`
+	Scope         scope.Scope      `json:"scope"`
+	Resources     []resourceVerbs  `json:"resources"`
+	MaxRows       int              `json:"max_rows_per_query"`
+	RateLimit     rateLimit        `json:"rate_limit"`
+	CacheSeconds  int              `json:"cache_seconds"`
+	GrantExpires  *time.Time       `json:"grant_expires_at"`
+	Certificate   certificateDates `json:"certificate"`
+}
+
+type resourceVerbs struct {
+	Name  scope.Resource  `json:"name"`
+	Verbs []resource.Verb `json:"verbs"`
+}
+
+type rateLimit struct {
+	PerMinute int `json:"per_minute"`
+	Burst     int `json:"burst"`
+}
+
+type certificateDates struct {
+	SerialNumber string    `json:"serial_number"`
+	NotBefore    time.Time `json:"not_before"`
+	NotAfter     time.Time `json:"not_after"`
+}
+
+// Capabilities answers with what the grant covers: resources, verbs, limits, dates.
+func (s *Service) Capabilities(ctx context.Context, c Caller) ([]byte, error) {
+	r := s.begin(c, string(resource.Capabilities), "", nil)
+	return r.do(ctx, func(p Plan) (answer, error) {
+		if err := s.Store.Authorize(ctx, r.check()); err != nil {
+			return answer{}, err
+		}
+		out := capabilities{
+			GrantID: p.GrantID, SubjectUserID: p.UserID, Scope: p.Scope, MaxRows: p.Scope.MaxRowsPerQuery,
+			RateLimit:    rateLimit{PerMinute: p.Limit.PerMinute, Burst: p.Limit.Burst},
+			CacheSeconds: p.CacheSeconds, GrantExpires: p.ExpiresAt,
+			Certificate: certificateDates{c.Identity.Serial, c.Identity.NotBefore, c.Identity.NotAfter},
+		}
+		for _, res := range p.Scope.Resources {
+			out.Resources = append(out.Resources, resourceVerbs{Name: res, Verbs: []resource.Verb{resource.List, resource.Get}})
+		}
+		body, err := json.Marshal(out)
+		return answer{body: body}, err
+	})
+}
+
+// Unknown answers a path that is none of ours, so that probing is on record like asking.
+func (s *Service) Unknown(ctx context.Context, c Caller) error {
+	r := s.begin(c, "unknown", "", nil)
+	_, err := r.do(ctx, func(Plan) (answer, error) {
+		return answer{}, s.authorizedError(ctx, r.check(), ErrNotFound)
+	})
+	return err
+}
+
+// authorizedError gives a caller's mistake only to callers who may ask at all.
+func (s *Service) authorizedError(ctx context.Context, c Check, mistake error) error {
+	if err := s.Store.Authorize(ctx, c); err != nil {
+		return err
+	}
+	return mistake
+}
+
+func inScope(p Plan, name string) (scope.Resource, error) {
+	res := scope.Resource(name)
+	if !scope.Known(name) || !p.Scope.Allows(res) {
+		return "", ErrNotFound
+	}
+	return res, nil
+}
+
+// known keeps a stranger's text out of the audit log's resource column.
+func known(name string) string {
+	if scope.Known(name) {
+		return strings.Clone(name)
+	}
+	return ""
+}
