@@ -67,7 +67,7 @@ CREATE TABLE federation_enrollment_tokens (
     spent_fingerprint bytea,
     idempotency_hash  bytea,
     request_hash      bytea,
-    answer            jsonb
+    answer            json -- not jsonb: the same answer again is the same bytes
 );
 CREATE INDEX federation_enrollment_tokens_grant ON federation_enrollment_tokens (grant_id);
 

@@ -72,7 +72,8 @@ var (
 	ErrAudience = &fault.Fault{
 		Kind: fault.Internal, Code: "ca_audience",
 		Detail: "the certificate authority does not know itself by the host in STEP_CA_URL",
-		Hint:   "add the host of STEP_CA_URL to dnsNames in the CA's ca.json and restart it, or use a name it has",
+		Hint: "add the host of STEP_CA_URL to dnsNames in the CA's ca.json and restart it, or use a name it has; " +
+			"a CA that was started seconds ago also refuses tokens of a clock that is behind its own: try again",
 	}
 	// ErrTokenUsed: the CA has seen this token. Ours are used once, so somebody else sent it.
 	ErrTokenUsed = &fault.Fault{

@@ -64,8 +64,8 @@ func TestAccountCommands(t *testing.T) {
 		},
 		{
 			"user list", "user list", "GET /api/users", doc(200, `{"data":[`+alice+`,`+bob+`]}`), "GET /api/users", "",
-			"ID                                    EMAIL              NAME   ROLE    STATE            CREATED\n" +
-				"0a000000-0000-4000-8000-000000000001  alice@example.org  Alice  member  active           2m ago\n" +
+			"ID                                    EMAIL              NAME   ROLE    STATE             CREATED\n" +
+				"0a000000-0000-4000-8000-000000000001  alice@example.org  Alice  member  active            2m ago\n" +
 				"0b000000-0000-4000-8000-000000000002  bob@example.org    -      admin   disabled 24h ago  90d ago\n",
 			"", `[` + alice + `,` + bob + `]`,
 		},
@@ -122,8 +122,8 @@ func TestATableShowsNamesWhereTheGatewayHasIDs(t *testing.T) {
 			"0c000000-0000-4000-8000-000000000003  design  alice@example.org, 0d000000-0000-4000-8000-000000000004  3h ago\n", "")
 	g.mosaic(t, "token list").want(t, 0,
 		"ID  USER             STATE    EXPIRES  LAST USED  CREATED\n"+
-			"t1  bob@example.org  live     in 24h   -          in 0s\n"+
-			"t2  u                expired  in 0s    12s ago    24h ago\n"+
+			"t1  bob@example.org  live     in 24h   -          now\n"+
+			"t2  u                expired  now      12s ago    24h ago\n"+
 			"t3  u                revoked  -        -          3d ago\n", "")
 
 	before := len(g.asked())
@@ -151,8 +151,8 @@ func TestRemoteTextCannotActOnTheTerminal(t *testing.T) {
 	evil := `{"data":[{"id":"1","email":"\u001b[2J\u0007a\u009b31m\u202egro\u2066.x\r\n2  root@example.org","display_name":"\u0000\u007f` + "\u009b\u202e" + `\ttab","role":"member","created_at":"2026-03-01T12:00:00Z"}]}`
 	g := serve(t, map[string]reply{"GET /api/users": doc(200, evil), "POST /api/users": doc(201, strings.TrimSuffix(strings.TrimPrefix(evil, `{"data":[`), `]}`))})
 	g.mosaic(t, "user list").want(t, 0,
-		"ID  EMAIL                           NAME  ROLE    STATE   CREATED\n"+
-			"1   [2Ja31mgro.x  2  root@example.org   tab  member  active  in 0s\n", "")
+		"ID  EMAIL                              NAME  ROLE    STATE   CREATED\n"+
+			"1   [2Ja31mgro.x  2  root@example.org   tab  member  active  now\n", "")
 	g.mosaic(t, "user create a@b.c").want(t, 0, "id     1\nemail  [2Ja31mgro.x\n       2  root@example.org\nname    tab\nrole   member\n", "")
 
 	got := g.mosaic(t, "user list --json")

@@ -148,6 +148,21 @@ func require(cmd *cobra.Command, names ...string) *cobra.Command {
 	return cmd
 }
 
+// given repeats the flags, of those named, that the person typed: a command that is suggested to them then means the
+// same gateway. --token is never among them.
+func given(cmd *cobra.Command, names ...string) string {
+	var typed strings.Builder
+	for _, name := range names {
+		if f := cmd.Flags().Lookup(name); f.Changed {
+			typed.WriteString(" --" + name + " " + quoted(f.Value.String()))
+		}
+	}
+	return typed.String()
+}
+
+// here is given for a command that has no other flags.
+func here(cmd *cobra.Command) string { return given(cmd, "dir", "url") }
+
 // misuse is the error of a command line that cannot be read.
 func misuse(cmd *cobra.Command, format string, args ...any) error {
 	return errUsage.With(format, args...).Advise("see: %s --help", cmd.CommandPath())

@@ -89,7 +89,7 @@ func (a *app) grantCreate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a, doc, func(made issued) { a.showIssued(cmd.Context(), c, made) })
+		return show(a, doc, func(made issued) { a.showIssued(cmd, c, made) })
 	})
 	flags := cmd.Flags()
 	flags.StringVar(&body.Peer, "peer", "", "the other gateway, by name; a new name makes a pending peer")
@@ -117,23 +117,23 @@ func (a *app) scope(cmd *cobra.Command, file string) (json.RawMessage, error) {
 	return doc, nil
 }
 
-func (a *app) showIssued(ctx context.Context, c *client, made issued) {
-	fields := a.grantFields(ctx, c, made.Grant)
+func (a *app) showIssued(cmd *cobra.Command, c *client, made issued) {
+	fields := a.grantFields(cmd.Context(), c, made.Grant)
 	if e := made.Enrollment; e != nil {
 		fields = append(fields, field{"enrollment", e.URL}, field{"valid", "once, until " + a.fullTime(&e.ExpiresAt)})
 	}
 	a.record(fields...)
-	a.adviseNext(made)
+	a.adviseNext(cmd, made)
 }
 
 // adviseNext says what has to happen before the other side can ask.
-func (a *app) adviseNext(made issued) {
+func (a *app) adviseNext(cmd *cobra.Command, made issued) {
 	switch {
 	case made.Enrollment != nil:
 		a.say("hint: on the other gateway: mosaic federation peer add %s --name NAME", quoted(made.Enrollment.URL))
 	case made.Grant.needsApproval():
 		a.say("The scope holds credentials or API keys: an admin has to approve the grant before it can be enrolled.")
-		a.say("hint: mosaic federation grant approve %s --reason REASON, then mosaic federation grant token %s", made.Grant.ID, made.Grant.ID)
+		a.say("hint: mosaic federation grant approve %s --reason REASON%s, then mosaic federation grant token %s%s", made.Grant.ID, here(cmd), made.Grant.ID, here(cmd))
 	}
 }
 
@@ -214,7 +214,7 @@ func (a *app) grantShow() *cobra.Command {
 		}
 		return show(a, doc, func(g grantDoc) {
 			a.record(a.grantFields(cmd.Context(), c, g)...)
-			a.adviseNext(issued{Grant: g})
+			a.adviseNext(cmd, issued{Grant: g})
 		})
 	})
 }
@@ -236,7 +236,7 @@ func (a *app) grantToken() *cobra.Command {
 		return show(a, parts.Enrollment, func(e enrollmentDoc) {
 			fmt.Fprintln(&a.out, plain(e.URL))
 			a.say("valid once, until %s", a.fullTime(&e.ExpiresAt))
-			a.adviseNext(issued{Enrollment: &e})
+			a.adviseNext(cmd, issued{Enrollment: &e})
 		})
 	})
 	cmd.Flags().StringVar(&body.TTL, "token-ttl", "", "how long the enrollment URL lives, 1m to 24h (default 15m)")
@@ -244,21 +244,21 @@ func (a *app) grantToken() *cobra.Command {
 }
 
 func (a *app) grantApprove() *cobra.Command {
-	cmd := a.grantChange("approve", "Approve a grant over credentials or API keys", func(g grantDoc) {
+	cmd := a.grantChange("approve", "Approve a grant over credentials or API keys", func(cmd *cobra.Command, g grantDoc) {
 		a.say("grant %s is approved", g.ID)
-		a.say("hint: mosaic federation grant token %s", g.ID)
+		a.say("hint: mosaic federation grant token %s%s", g.ID, here(cmd))
 	})
 	return require(cmd, "reason")
 }
 
 func (a *app) grantRevoke() *cobra.Command {
-	return a.grantChange("revoke", "Revoke a grant: in force when this returns, and for good", func(g grantDoc) {
+	return a.grantChange("revoke", "Revoke a grant: in force when this returns, and for good", func(_ *cobra.Command, g grantDoc) {
 		a.say("grant %s of peer %s is revoked", g.ID, g.Peer)
 	})
 }
 
 // grantChange is a command that changes a grant for a reason.
-func (a *app) grantChange(verb, short string, human func(grantDoc)) *cobra.Command {
+func (a *app) grantChange(verb, short string, human func(*cobra.Command, grantDoc)) *cobra.Command {
 	var body struct {
 		Reason string `json:"reason,omitempty"`
 	}
@@ -267,7 +267,7 @@ func (a *app) grantChange(verb, short string, human func(grantDoc)) *cobra.Comma
 		if err != nil {
 			return err
 		}
-		return show(a, doc, human)
+		return show(a, doc, func(g grantDoc) { human(cmd, g) })
 	})
 	cmd.Flags().StringVar(&body.Reason, "reason", "", "why; it is kept with the grant and in the audit log")
 	return cmd

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -150,20 +152,38 @@ func (a *app) secretFromStdin(cmd *cobra.Command, s secretSource) ([]byte, error
 	if _, err := a.stdin(cmd, s.name); err != nil {
 		return nil, err
 	}
-	fd := int(file.Fd())
-	before, err := term.GetState(fd)
+	show, err := hideTyping(int(file.Fd()))
 	if err != nil {
 		return nil, unreadable("standard input", err)
 	}
+	defer show() // also of an abandoned read
 	fmt.Fprintf(a.env.Stderr, "%s: ", s.name)
 	defer fmt.Fprintln(a.env.Stderr)
-	raw, err := patiently(cmd.Context(), func() ([]byte, error) { return term.ReadPassword(fd) })
+	line, err := patiently(cmd.Context(), func() ([]byte, error) {
+		return bufio.NewReader(io.LimitReader(file, maxSecretBytes+1)).ReadBytes('\n')
+	})
 	switch {
 	case errors.Is(err, errInterrupted):
-		_ = term.Restore(fd, before) // the abandoned read would leave the terminal mute
 		return nil, err
-	case err != nil:
+	case err != nil && !errors.Is(err, io.EOF):
 		return nil, unreadable("standard input", err)
 	}
-	return raw, nil
+	return line, nil
+}
+
+// hideTyping stops a terminal from showing what is typed, and returns what undoes that. It is not
+// term.ReadPassword, which changes the terminal and reads in one go: an interrupt could then be undone before it
+// was done, and leave the shell mute.
+func hideTyping(fd int) (show func(), err error) {
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	quiet := *before
+	quiet.Lflag = quiet.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
+	quiet.Iflag |= unix.ICRNL
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
+		return nil, err
+	}
+	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }, nil
 }

@@ -171,11 +171,7 @@ func (a *app) peerAdd() *cobra.Command {
 					field{"state", added.Peer.State},
 					field{"credential", a.credentialText(cmd.Context(), c, added.Credential)},
 				)
-				ask := "mosaic federation query " + quoted(added.Peer.Name) + " tasks"
-				if body.User != "" {
-					ask += " --user " + quoted(body.User)
-				}
-				a.say("hint: ask it: %s", ask)
+				a.say("hint: ask it: mosaic federation query %s tasks%s", quoted(added.Peer.Name), given(cmd, "dir", "url", "user"))
 			})
 		})
 	cmd.Flags().StringVar(&body.Name, "name", "", "what the peer is called here (default: what it calls itself)")

@@ -21,7 +21,7 @@ const cellWidth = 48
 type row map[string]json.RawMessage
 
 func (a *app) query() *cobra.Command {
-	var text, cursor, user string
+	var phrase, cursor, user string
 	var limit int
 	cmd := a.leaf("query", []string{"PEER", "RESOURCE", "[ID]"}, "Ask a peer now: its rows, or one of them", func(cmd *cobra.Command, args []string) error {
 		flags := cmd.Flags()
@@ -38,7 +38,7 @@ func (a *app) query() *cobra.Command {
 		case one:
 			r.path = append(r.path, args[2])
 		case flags.Changed("search"):
-			body := map[string]any{"query": text}
+			body := map[string]any{"query": phrase}
 			if flags.Changed("limit") {
 				body["limit"] = limit
 			}
@@ -64,7 +64,7 @@ func (a *app) query() *cobra.Command {
 		return a.rowTable(cmd, args, doc)
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&text, "search", "", "find rows by what they say")
+	flags.StringVar(&phrase, "search", "", "find rows by what they say")
 	flags.IntVar(&limit, "limit", 0, "at most so many rows (default 50)")
 	flags.StringVar(&cursor, "cursor", "", "where the page before ended")
 	flags.StringVar(&user, "user", "", "ask as this user, by id or email")
@@ -106,7 +106,7 @@ func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) e
 	}
 	a.table(header, cells)
 	if l.Page.Capped {
-		a.say("the peer gives at most %d rows at a time", l.Page.Limit)
+		a.say("the peer gives no more than %d at a time", l.Page.Limit)
 	}
 	if next := l.Page.NextCursor; next != "" {
 		a.say("hint: more rows: %s", a.nextPage(cmd, args, next))
@@ -116,13 +116,8 @@ func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) e
 
 // nextPage is the command that shows the page after this one.
 func (a *app) nextPage(cmd *cobra.Command, args []string, cursor string) string {
-	words := []string{cmd.CommandPath(), quoted(args[0]), quoted(args[1])}
-	for _, name := range []string{"limit", "user"} {
-		if f := cmd.Flags().Lookup(name); f.Changed {
-			words = append(words, "--"+name, quoted(f.Value.String()))
-		}
-	}
-	return strings.Join(append(words, "--cursor", quoted(cursor)), " ")
+	line := cmd.CommandPath() + " " + quoted(args[0]) + " " + quoted(args[1]) + given(cmd, "dir", "url", "limit", "user")
+	return line + " --cursor " + quoted(cursor)
 }
 
 // rowRecord shows one row whole: the fields that are known in the usual order, then whatever else it has.

@@ -11,7 +11,10 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 // relative writes a moment as seen from now, to the precision a person cares for.
 func relative(now, t time.Time) string {
 	d := t.Sub(now)
-	if d < 0 {
+	switch {
+	case d.Abs() < time.Second:
+		return "now"
+	case d < 0:
 		return span(-d) + " ago"
 	}
 	return "in " + span(d)

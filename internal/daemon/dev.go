@@ -81,6 +81,10 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 		return err
 	}
 	stack.add("directory", dir.Close)
+	// One that a killed gateway left behind would send people to an address where nobody is.
+	if err := os.Remove(dir.Join(readyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove stale %s: %w", readyFile, err)
+	}
 	// Addresses come before the database: a busy port is known at once, and nothing was started in vain.
 	var l listeners
 	if l.api, err = listen(o.Listen); err != nil {

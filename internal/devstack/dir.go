@@ -84,13 +84,6 @@ func (d *Dir) CreatedAt() time.Time { return d.createdAt }
 // Close gives the directory up. Everything inside stays.
 func (d *Dir) Close() error { return unlock(d.lock) }
 
-// unlock closes a file that holds a lock. The lock belongs to the open file and not to the descriptor: a child that
-// another goroutine is starting right now has a copy of the descriptor until it calls exec, so closing ours alone
-// may leave the lock held for a moment longer.
-func unlock(f *os.File) error {
-	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
-}
-
 // makeDir creates the directory when it is missing, and tells apart why it cannot be used.
 func makeDir(path string) error {
 	err := os.MkdirAll(filepath.Dir(path), 0o755)
@@ -155,7 +148,7 @@ func lockDir(path string) (*os.File, error) {
 	if err != nil {
 		return nil, dirFault(path, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lock(f); err != nil {
 		defer f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, inUse(path, f)

@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 
 	"github.com/mosaicstack/gateway/internal/unixsock"
 )
@@ -130,7 +129,7 @@ func (p *Postgres) prepare(ctx context.Context, find finder) error {
 	if p.guard, err = os.Open(p.cfg.DataDir); err != nil {
 		return dirFault(p.cfg.DataDir, err)
 	}
-	if err := unix.Flock(int(p.guard.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lock(p.guard); err != nil {
 		return ErrPostgresInUse.With("another process keeps a PostgreSQL server on %s", p.cfg.DataDir).Because(err)
 	}
 	return p.endStrays(ctx)

@@ -3,6 +3,7 @@ package devstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -153,6 +154,21 @@ func TestTheEnvironmentDoesNotDecide(t *testing.T) {
 	h.expect("fault postgres_start_failed the PG* variables")
 }
 
+func TestTheServerSeesNothingOfOurEnvironment(t *testing.T) {
+	t.Parallel()
+	cfg, _ := newConfig(t)
+	p := mustStart(t, cfg)
+	var raw []byte
+	var err error
+	p.asServer(func() { raw, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID())) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(raw), strings.Join(cleanEnv(), "\x00")+"\x00"; got != want {
+		t.Errorf("environment = %q, want %q", got, want)
+	}
+}
+
 func TestCtrlCIsNotForTheServer(t *testing.T) {
 	t.Parallel()
 	cfg, _ := newConfig(t)
@@ -290,6 +306,10 @@ func TestStopDuringBackoffReturns(t *testing.T) {
 	if took := time.Since(begun); took > 2*time.Second {
 		t.Errorf("Stop took %v", took)
 	}
+	if err := os.Rename(filepath.Join(cfg.DataDir, "gone"), filepath.Join(cfg.DataDir, "PG_VERSION")); err != nil {
+		t.Fatal(err)
+	}
+	mustStart(t, cfg) // and removes the shared memory of the one that was killed
 }
 
 func TestAStartThatFailsSaysWhy(t *testing.T) {

@@ -166,11 +166,20 @@ func TestAReusedPidDoesNotBlockTheStart(t *testing.T) {
 	other := exec.Command("sleep", "600")
 	other.Dir = "/"
 	other.SysProcAttr = &syscall.SysProcAttr{Credential: p.runAs, Pdeathsig: syscall.SIGKILL}
-	if err := onOneThread(other.Start); err != nil {
+	started, exited := make(chan error, 1), make(chan error, 1)
+	go func() {
+		exited <- onOneThread(func() error {
+			err := other.Start()
+			started <- err
+			if err != nil {
+				return err
+			}
+			return other.Wait()
+		})
+	}()
+	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- other.Wait() }()
 	t.Cleanup(func() { _ = other.Process.Kill(); <-exited })
 
 	left := fmt.Sprintf("%d\n%s\n%d\n5432\n.\n\n  1234567        42\nready   \n", other.Process.Pid, dataPath, time.Now().Unix())

@@ -47,9 +47,6 @@ func Note(ctx context.Context, err error) { metaOf(ctx).err = err }
 // NoteActor keeps who asked for the log line.
 func NoteActor(ctx context.Context, actor string) { metaOf(ctx).actor = actor }
 
-// NoteRoute keeps the route's pattern for the log line, for handlers that are not routed by chi.
-func NoteRoute(ctx context.Context, pattern string) { metaOf(ctx).route = pattern }
-
 // RequestID is the id of the request that ctx belongs to.
 func RequestID(ctx context.Context) string { return metaOf(ctx).requestID }
 
@@ -77,7 +74,9 @@ func Observe(log *slog.Logger, listener string, trusted []netip.Prefix, now func
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			started := now()
 			m := &meta{requestID: requestIDFrom(r.Header.Get(HeaderRequestID)), client: clientAddress(r, trusted)}
-			r = r.WithContext(context.WithValue(r.Context(), metaKey{}, m))
+			// chi fills in a route context that is there already, so that the pattern can be read afterwards.
+			route := chi.NewRouteContext()
+			r = r.WithContext(context.WithValue(context.WithValue(r.Context(), metaKey{}, m), chi.RouteCtxKey, route))
 			h := w.Header()
 			h.Set(HeaderRequestID, m.requestID)
 			h.Set("X-Content-Type-Options", "nosniff")
@@ -92,6 +91,7 @@ func Observe(log *slog.Logger, listener string, trusted []netip.Prefix, now func
 						WriteProblem(rec, r, fault.ErrInternal)
 					}
 				}
+				m.route = route.RoutePattern()
 				line(log, listener, r, rec, m, now().Sub(started))
 			}()
 			if r.Header.Get("Content-Encoding") != "" {
@@ -104,14 +104,10 @@ func Observe(log *slog.Logger, listener string, trusted []netip.Prefix, now func
 }
 
 func line(log *slog.Logger, listener string, r *http.Request, rec *recorder, m *meta, took time.Duration) {
-	route := m.route
-	if rc := chi.RouteContext(r.Context()); rc != nil && route == "" {
-		route = rc.RoutePattern()
-	}
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
 		slog.String("listener", listener), slog.String("request_id", m.requestID), slog.String("method", method(r.Method)),
-		slog.String("route", route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("duration", took),
+		slog.String("route", m.route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("duration", took),
 		slog.String("client", m.client),
 	}
 	if m.actor != "" {
@@ -130,7 +126,7 @@ func line(log *slog.Logger, listener string, r *http.Request, rec *recorder, m *
 			level = slog.LevelWarn
 		}
 	}
-	if strings.HasPrefix(route, "/health") && rec.status < 400 {
+	if strings.HasPrefix(m.route, "/health") && rec.status < 400 {
 		level = slog.LevelDebug
 	}
 	log.LogAttrs(r.Context(), level, "request", attrs...)

@@ -26,7 +26,8 @@ type userBody struct {
 
 func toUser(u account.User) userBody { return userBody(u) }
 
-type userRef struct {
+// UserRef names a user in a path. The types that requests embed are exported because huma passes over others.
+type UserRef struct {
 	User string `path:"user" doc:"id or email"`
 }
 
@@ -53,12 +54,12 @@ func (a *api) users() {
 			return listing(users, err, toUser)
 		})
 	register(a, operation(http.MethodGet, "/api/users/{user}", "user-show", "Show a user", "users", account.UsersRead),
-		func(ctx context.Context, in *userRef) (*body[userBody], error) {
+		func(ctx context.Context, in *UserRef) (*body[userBody], error) {
 			u, err := a.Accounts.User(ctx, in.User)
 			return answer(toUser(u), err)
 		})
 	type userChange struct {
-		userRef
+		UserRef
 		Body struct {
 			DisplayName *string `json:"display_name,omitempty"`
 			Role        *string `json:"role,omitempty"`
@@ -86,7 +87,7 @@ func (a *api) users() {
 			return answer(toUser(u), err)
 		})
 	register(a, operation(http.MethodDelete, "/api/users/{user}", "user-delete", "Delete a user with their rows, tokens and grants", "users", account.UsersWrite),
-		func(ctx context.Context, in *userRef) (*empty, error) {
+		func(ctx context.Context, in *UserRef) (*empty, error) {
 			return nil, a.Accounts.DeleteUser(ctx, in.User, actOf(ctx))
 		})
 }
@@ -122,6 +123,11 @@ func toTeam(t postgres.TeamWithMembers) teamBody {
 	return teamBody{ID: t.ID, Name: t.Name, CreatedAt: t.CreatedAt, Members: t.Members}
 }
 
+// TeamRef names a team in a path.
+type TeamRef struct {
+	Team string `path:"team" doc:"id or name"`
+}
+
 func (a *api) teams() {
 	type newTeamRequest struct {
 		Body struct {
@@ -142,16 +148,13 @@ func (a *api) teams() {
 			teams, err := a.Accounts.Teams(ctx)
 			return listing(teams, err, toTeam)
 		})
-	type ref struct {
-		Team string `path:"team" doc:"id or name"`
-	}
 	register(a, operation(http.MethodDelete, "/api/teams/{team}", "team-delete", "Delete a team that has no rows", "teams", account.TeamsWrite),
-		func(ctx context.Context, in *ref) (*empty, error) {
+		func(ctx context.Context, in *TeamRef) (*empty, error) {
 			return nil, a.Accounts.DeleteTeam(ctx, in.Team, actOf(ctx))
 		})
 	type member struct {
-		ref
-		userRef
+		TeamRef
+		UserRef
 	}
 	register(a, operation(http.MethodPut, "/api/teams/{team}/members/{user}", "team-add", "Put a user in a team", "teams", account.TeamsWrite),
 		func(ctx context.Context, in *member) (*empty, error) {

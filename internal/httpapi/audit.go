@@ -71,7 +71,7 @@ func (a *api) audit() {
 	}
 	register(a, operation(http.MethodGet, "/api/federation/audit", "audit-list", "List the audit log, newest first", "audit", account.AuditRead),
 		func(ctx context.Context, q *auditQuery) (*body[auditPage], error) {
-			limit, _, after, binding, err := a.parsePage("audit\x00"+q.Peer+"\x00"+q.User, pageQuery{Limit: q.Limit, Cursor: q.Cursor})
+			limit, _, after, binding, err := a.parsePage("audit\x00"+q.Peer+"\x00"+q.User, PageQuery{Limit: q.Limit, Cursor: q.Cursor})
 			if err != nil {
 				return nil, err
 			}

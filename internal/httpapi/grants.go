@@ -69,7 +69,8 @@ type grantAndEnrollment struct {
 	Enrollment *enrollmentBody `json:"enrollment"`
 }
 
-type grantRef struct {
+// GrantRef names a grant in a path.
+type GrantRef struct {
 	ID uuid.UUID `path:"id"`
 }
 
@@ -81,12 +82,12 @@ func (a *api) grants() {
 			return listing(grants, err, a.toGrant)
 		})
 	register(a, operation(http.MethodGet, "/api/federation/grants/{id}", "grant-show", "Show a grant", "grants", account.GrantsRead),
-		func(ctx context.Context, in *grantRef) (*body[grantBody], error) {
+		func(ctx context.Context, in *GrantRef) (*body[grantBody], error) {
 			g, err := a.Grants.Grant(ctx, in.ID)
 			return answer(a.toGrant(g), err)
 		})
 	type withReason struct {
-		grantRef
+		GrantRef
 		Body struct {
 			Reason string `json:"reason,omitempty" maxLength:"4000"`
 		}
@@ -172,7 +173,7 @@ func (a *api) grantCreation() {
 		return answer(out, err)
 	})
 	type newEnrollmentRequest struct {
-		grantRef
+		GrantRef
 		Body struct {
 			TTL string `json:"ttl,omitempty" doc:"1m to 24h, 15m when left out"`
 		}

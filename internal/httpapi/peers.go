@@ -71,7 +71,8 @@ func toPeer(l postgres.Listing, held []querying.Held) peerBody {
 	return out
 }
 
-type peerRef struct {
+// PeerRef names a peer in a path.
+type PeerRef struct {
 	Peer string `path:"peer" doc:"id or name"`
 }
 
@@ -86,7 +87,7 @@ func (a *api) peers() {
 			return listing(peers, err, func(l postgres.Listing) peerBody { return toPeer(l, held[l.ID]) })
 		})
 	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}", "peer-show", "Show a peer", "peers", account.PeersRead),
-		func(ctx context.Context, in *peerRef) (*body[peerBody], error) { return a.peer(ctx, in.Peer) })
+		func(ctx context.Context, in *PeerRef) (*body[peerBody], error) { return a.peer(ctx, in.Peer) })
 
 	a.peerAddition()
 	for _, t := range []struct {
@@ -98,7 +99,7 @@ func (a *api) peers() {
 		{"revoke", "Revoke a peer for good, with its grants and certificates", peer.State.Revoke},
 	} {
 		type in struct {
-			peerRef
+			PeerRef
 			Body struct {
 				Reason string `json:"reason,omitempty" maxLength:"4000"`
 			}
@@ -115,7 +116,7 @@ func (a *api) peers() {
 	}
 	register(a, operation(http.MethodDelete, "/api/federation/peers/{peer}", "peer-remove",
 		"Remove a peer with its grants and our credentials at it; its audit rows stay", "peers", account.PeersWrite),
-		func(ctx context.Context, in *peerRef) (*empty, error) {
+		func(ctx context.Context, in *PeerRef) (*empty, error) {
 			return nil, a.Peers.Remove(ctx, in.Peer, actOf(ctx))
 		})
 	a.peerQueries()
@@ -161,9 +162,9 @@ func (a *api) peerAddition() {
 
 func (a *api) peerQueries() {
 	type listRows struct {
-		peerRef
-		resourceRef
-		pageQuery
+		PeerRef
+		ResourceRef
+		PageQuery
 	}
 	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/resources/{resource}", "peer-query-list",
 		"Ask a peer for rows", "querying", account.PeersQuery),
@@ -172,8 +173,8 @@ func (a *api) peerQueries() {
 				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
 		})
 	type get struct {
-		peerRef
-		resourceRef
+		PeerRef
+		ResourceRef
 		ID string `path:"id"`
 	}
 	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/resources/{resource}/{id}", "peer-query-get",

@@ -91,6 +91,9 @@ func frameworkProblem(ctx context.Context, status int, msg string, errs []error)
 			}
 		}
 	}
+	if len(problems) == 1 {
+		f = f.With("%s: %s", problems[0].Path, problems[0].Detail)
+	}
 	edge.Note(ctx, f)
 	return edge.NewProblem(f.Listing(problems), edge.RequestID(ctx))
 }
@@ -100,5 +103,6 @@ func pathOf(location string) string {
 	if location == "body" || location == "" {
 		return "$"
 	}
-	return strings.TrimPrefix(location, "body.")
+	_, path, _ := strings.Cut(location, ".") // body, path, query or header
+	return path
 }

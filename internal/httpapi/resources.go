@@ -41,16 +41,19 @@ func rawJSON(b []byte, err error) (*rawBody, error) {
 	return &rawBody{ContentType: "application/json", Body: b}, nil
 }
 
-type resourceRef struct {
+// ResourceRef names a resource in a path.
+type ResourceRef struct {
 	Resource string `path:"resource" doc:"tasks, notes, memory, credentials or api_keys"`
 }
 
-type rowRef struct {
-	resourceRef
+// RowRef names a row in a path.
+type RowRef struct {
+	ResourceRef
 	ID uuid.UUID `path:"id"`
 }
 
-type pageQuery struct {
+// PageQuery names a page in a query.
+type PageQuery struct {
 	Limit  string `query:"limit" doc:"1..10000, 50 when left out"`
 	Cursor string `query:"cursor" doc:"next_cursor of the page before"`
 	Since  string `query:"updated_since" doc:"RFC 3339 time"`
@@ -58,15 +61,15 @@ type pageQuery struct {
 
 func (a *api) resources() {
 	type listRows struct {
-		resourceRef
-		pageQuery
+		ResourceRef
+		PageQuery
 	}
 	register(a, operation(http.MethodGet, "/api/resources/{resource}", "resource-list", "List the rows you can see, newest first", "resources", account.ResourcesRead),
 		func(ctx context.Context, in *listRows) (*rawBody, error) {
-			return rawJSON(a.listRows(ctx, in.Resource, in.pageQuery))
+			return rawJSON(a.listRows(ctx, in.Resource, in.PageQuery))
 		})
 	register(a, operation(http.MethodGet, "/api/resources/{resource}/{id}", "resource-show", "Show a row", "resources", account.ResourcesRead),
-		func(ctx context.Context, in *rowRef) (*rawBody, error) {
+		func(ctx context.Context, in *RowRef) (*rawBody, error) {
 			res, user, err := a.rowsOf(ctx, in.Resource)
 			if err != nil {
 				return nil, err
@@ -74,12 +77,12 @@ func (a *api) resources() {
 			return rawJSON(a.Resources.Get(ctx, res, user, in.ID))
 		})
 	type create struct {
-		resourceRef
+		ResourceRef
 		Team    string `query:"team" doc:"id or name of the team it belongs to"`
 		RawBody []byte `contentType:"application/json"`
 	}
 	op := created(operation(http.MethodPost, "/api/resources/{resource}", "resource-create", "Create a row of your own", "resources", account.ResourcesWrite))
-	op.MaxBodyBytes = resource.MaxLineBytes
+	op.MaxBodyBytes, op.SkipValidateBody = resource.MaxLineBytes, true
 	register(a, op, func(ctx context.Context, in *create) (*rawBody, error) {
 		res, user, err := a.rowsOf(ctx, in.Resource)
 		if err != nil {
@@ -92,11 +95,11 @@ func (a *api) resources() {
 		return rawJSON(a.Resources.Create(ctx, row, user, in.Team))
 	})
 	type patch struct {
-		rowRef
+		RowRef
 		RawBody []byte `contentType:"application/json"`
 	}
 	op = operation(http.MethodPatch, "/api/resources/{resource}/{id}", "resource-update", "Change fields of a row of your own", "resources", account.ResourcesWrite)
-	op.MaxBodyBytes = resource.MaxLineBytes
+	op.MaxBodyBytes, op.SkipValidateBody = resource.MaxLineBytes, true
 	register(a, op, func(ctx context.Context, in *patch) (*rawBody, error) {
 		res, user, err := a.rowsOf(ctx, in.Resource)
 		if err != nil {
@@ -109,7 +112,7 @@ func (a *api) resources() {
 		return rawJSON(a.Resources.Update(ctx, row, user, in.ID))
 	})
 	register(a, operation(http.MethodDelete, "/api/resources/{resource}/{id}", "resource-delete", "Delete a row of your own", "resources", account.ResourcesWrite),
-		func(ctx context.Context, in *rowRef) (*empty, error) {
+		func(ctx context.Context, in *RowRef) (*empty, error) {
 			res, user, err := a.rowsOf(ctx, in.Resource)
 			if err != nil {
 				return nil, err
@@ -144,7 +147,7 @@ type pageBody struct {
 	NextCursor *string `json:"next_cursor"`
 }
 
-func (a *api) listRows(ctx context.Context, name string, q pageQuery) ([]byte, error) {
+func (a *api) listRows(ctx context.Context, name string, q PageQuery) ([]byte, error) {
 	res, user, err := a.rowsOf(ctx, name)
 	if err != nil {
 		return nil, err
@@ -172,7 +175,7 @@ func (a *api) listRows(ctx context.Context, name string, q pageQuery) ([]byte, e
 	return fmt.Appendf(nil, `{"data":[%s],"page":%s}`, rows.Docs, foot), nil
 }
 
-func (a *api) parsePage(kind string, q pageQuery) (limit int, since time.Time, after page.Key, binding string, err error) {
+func (a *api) parsePage(kind string, q PageQuery) (limit int, since time.Time, after page.Key, binding string, err error) {
 	if limit, err = page.ParseLimit(q.Limit, page.DefaultLimit, page.MaxLimit); err != nil {
 		return
 	}
@@ -197,7 +200,7 @@ func (a *api) importing() {
 		Imported int64 `json:"imported"`
 	}
 	type in struct {
-		resourceRef
+		ResourceRef
 		Owner string `query:"owner" required:"true" doc:"id or email of the user the rows belong to"`
 		Team  string `query:"team" doc:"id or name of the team the rows belong to"`
 	}

@@ -92,7 +92,7 @@ func record(ctx context.Context, tx pgx.Tx, e audit.Event) error {
 		 certificate_fingerprint, remote_address, verb, resource, status_code, outcome, denied_reason,
 		 detail, query_hash, rows_out, bytes_out, duration, occurrences, created_at)
 		VALUES ($1, $2, $3, $4, (SELECT id FROM federation_peers WHERE id = $5), $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-		        $17, $18, $19, $20, $21, $22, now())`
+		        $17, $18, $19, $20, $21, $22, clock_timestamp())`
 	row := auditRow(e, true)
 	_, err := tx.Exec(ctx, q, row[:len(row)-1]...)
 	return err

@@ -64,15 +64,22 @@ func takeDraft(ctx context.Context, tx pgx.Tx, p peer.Peer, d querying.Draft) (q
 		return querying.Pending{}, err
 	}
 	out := querying.Pending{PeerID: p.ID}
-	var state, name string
+	var state string
 	var before uuid.UUID
-	if err := tx.QueryRow(ctx, `SELECT c.id, c.peer_id, p.name, c.state, c.client_key_pem, c.csr_pem, coalesce(c.idempotency_key, '')
-		FROM federation_credentials c JOIN federation_peers p ON p.id = c.peer_id WHERE c.enrollment_hash = $1 FOR UPDATE OF c`, d.EnrollmentHash[:]).
-		Scan(&out.ID, &before, &name, &state, &out.SealedKey, &out.CSR, &out.IdempotencyKey); err != nil {
+	err := tx.QueryRow(ctx, `SELECT id, peer_id, state, client_key_pem, csr_pem, coalesce(idempotency_key, '')
+		FROM federation_credentials WHERE enrollment_hash = $1 FOR UPDATE`, d.EnrollmentHash[:]).
+		Scan(&out.ID, &before, &state, &out.SealedKey, &out.CSR, &out.IdempotencyKey)
+	switch {
+	case notFound(err): // refused for good a moment ago, in another try
+		return out, querying.ErrTokenUsed.With("another try with this enrollment URL has just been refused")
+	case err != nil:
 		return out, err
-	}
-	if state != "pending" {
-		return out, querying.ErrTokenUsed.With("this enrollment URL has already been redeemed by this gateway, for the peer %s", name)
+	case state != "pending":
+		known, err := findPeer(ctx, tx, before.String(), "")
+		if err != nil {
+			return out, err
+		}
+		return out, querying.ErrTokenUsed.With("this enrollment URL has already been redeemed by this gateway, for the peer %s", known.Name)
 	}
 	if before == p.ID {
 		return out, nil
@@ -220,8 +227,8 @@ func replace(ctx context.Context, tx pgx.Tx, a querying.Activation, p peer.Peer)
 		return nil, err
 	}
 	const heirs = `INSERT INTO federation_credential_users (credential_id, user_id)
-		SELECT $1, user_id FROM federation_credential_users WHERE credential_id = ANY($2)
-		UNION SELECT $1, $3::uuid WHERE $3::uuid IS NOT NULL ON CONFLICT DO NOTHING`
+		SELECT $1::uuid, user_id FROM federation_credential_users WHERE credential_id = ANY($2)
+		UNION SELECT $1::uuid, $3::uuid WHERE $3::uuid IS NOT NULL ON CONFLICT DO NOTHING`
 	if _, err := tx.Exec(ctx, heirs, a.Pending.ID, retired, nullID(a.Pending.UserID)); violates(err, foreignKeyViolation, "") {
 		return nil, ErrUserNotFound.With("the user was deleted while the enrollment was running")
 	} else if err != nil {

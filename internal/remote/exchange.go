@@ -22,6 +22,7 @@ import (
 const (
 	maxHeaderBytes = 64 << 10
 	maxRetryAfter  = time.Hour
+	refusalLimit   = time.Second // to find out why a connection broke
 	userAgent      = "mosaic-gateway"
 
 	typeJSON    = "application/json"
@@ -43,22 +44,29 @@ func transport(r reach, c *tls.Config) *http.Transport {
 
 // exchange sends a request and reads its answer, at most limit bytes of it. The transport is used without an
 // http.Client around it: there is nobody to follow a redirect or keep a cookie.
-func exchange(t http.RoundTripper, req *http.Request, limit int64) (querying.Answer, error) {
-	host := req.URL.Host
-	var answered atomic.Bool
+func exchange(t *http.Transport, req *http.Request, limit int64) (querying.Answer, error) {
+	var shaken, answered atomic.Bool
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		TLSHandshakeDone:     func(_ tls.ConnectionState, err error) { shaken.Store(err == nil) },
 		GotFirstResponseByte: func() { answered.Store(true) },
 	})
 	h := req.Header
 	h.Set("Accept", typeJSON+", "+typeProblem)
 	h.Set("Accept-Encoding", "identity")
 	h.Set("User-Agent", userAgent)
+	host := req.URL.Host
 	resp, err := t.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		f := classify(ctx, host, err)
-		if answered.Load() && errors.Is(f, querying.ErrUnreachable) {
+		switch {
+		case !errors.Is(f, querying.ErrUnreachable):
+		case answered.Load():
 			// It was reached, and began an answer that is no HTTP or has headers without end.
 			f = querying.ErrAnswerInvalid.With("%s answered with something that is not an HTTP answer of reasonable size", host).Because(err)
+		case shaken.Load():
+			if denied := refusal(ctx, t, req); denied != nil {
+				f = classify(ctx, host, denied)
+			}
 		}
 		return querying.Answer{}, f
 	}
@@ -72,6 +80,42 @@ func exchange(t http.RoundTripper, req *http.Request, limit int64) (querying.Ans
 		return querying.Answer{}, err
 	}
 	return querying.Answer{Status: resp.StatusCode, Problem: problem, RetryAfter: retryAfter(resp.Header), Body: body}, nil
+}
+
+// refusal finds out whether a connection that broke right after its handshake was refused. In TLS 1.3 the client
+// is done before the server has looked at its certificate, so the server's alert comes when HTTP has begun already,
+// and net/http loses it to whatever else goes wrong then. A connection on which nothing is said shows it.
+func refusal(ctx context.Context, t *http.Transport, req *http.Request) error {
+	ctx, cancel := context.WithTimeout(ctx, refusalLimit)
+	defer cancel()
+	port := req.URL.Port()
+	if port == "" {
+		port = "443"
+	}
+	conn, err := t.DialContext(ctx, "tcp", net.JoinHostPort(req.URL.Hostname(), port))
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = conn.Close() }()
+	config := t.TLSClientConfig.Clone()
+	config.NextProtos = []string{"h2"} // such a server speaks first
+	if config.ServerName == "" {
+		config.ServerName = req.URL.Hostname()
+	}
+	secured := tls.Client(conn, config)
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = secured.SetDeadline(deadline)
+	}
+	if _, err = secured.Read(make([]byte, 1)); isAlert(err) {
+		return err
+	}
+	return nil
+}
+
+// isAlert recognises a TLS alert sent by the other side; crypto/tls has no other mark of it.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // mediaType refuses what is not JSON before its body is read, and says whether it is a problem.
@@ -119,7 +163,6 @@ func bounded(ctx context.Context, resp *http.Response, host string, limit int64)
 func classify(ctx context.Context, host string, err error) error {
 	var f *fault.Fault
 	var cert *tls.CertificateVerificationError
-	var op *net.OpError
 	switch {
 	case errors.As(err, &f): // of the dial guard
 		return f
@@ -129,7 +172,7 @@ func classify(ctx context.Context, host string, err error) error {
 		return querying.ErrTimeout.With("%s did not answer in time", host).Because(err)
 	case errors.As(err, &cert):
 		return querying.ErrUntrusted.With("the server at %s did not prove to be the peer", host).Because(err)
-	case errors.As(err, &op) && op.Op == "remote error": // crypto/tls: an alert by the other side
+	case isAlert(err):
 		return querying.ErrDenied.With("%s refused the connection in the TLS handshake", host).Because(err)
 	}
 	return querying.ErrUnreachable.With("%s cannot be reached", host).Because(err)

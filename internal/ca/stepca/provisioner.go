@@ -32,6 +32,8 @@ type minter = token.Minter
 type source struct {
 	Provisioner
 
+	fetch sync.Mutex // held while a key is decrypted, so that it is done once
+
 	mu       sync.Mutex
 	key      *token.Key
 	shortest time.Duration
@@ -70,32 +72,39 @@ func (s *source) match(ctx context.Context, list provisioner.List) error {
 	if jwk == nil {
 		return ca.Refuse(ca.ErrProvisioner, fmt.Errorf("no JWK provisioner %q among %d", s.Name, len(list)))
 	}
+	s.fetch.Lock()
+	defer s.fetch.Unlock()
 	key := s.current()
-	if key != nil && key.Fits(jwk.Key) && key.ID() == jwk.Key.KeyID {
+	switch {
+	case key != nil && signsFor(key, jwk):
 		return nil
-	}
-	if s.configured() {
+	case s.configured():
 		return ca.Refuse(ca.ErrKey, fmt.Errorf("provisioner %q has the key %q, tokens are signed by %q", s.Name, jwk.Key.KeyID, key.ID()))
-	}
-	if jwk.EncryptedKey == "" {
+	case jwk.EncryptedKey == "":
 		return ca.Refuse(ca.ErrKeyUnusable.With("the certificate authority does not keep the provisioner's key").
 			Advise("set STEP_CA_PROVISIONER_KEY_JSON to the provisioner's private JWK"), errNoKey)
 	}
 	if err := ctx.Err(); err != nil {
 		return ca.ErrUnavailable.Because(err)
 	}
-	fetched, err := token.ParseKey([]byte(jwk.EncryptedKey), s.Password)
+	key, err := token.ParseKey([]byte(jwk.EncryptedKey), s.Password)
 	if err != nil {
 		return err
 	}
-	if !fetched.Fits(jwk.Key) || fetched.ID() != jwk.Key.KeyID {
+	if !signsFor(key, jwk) {
 		return ca.Refuse(ca.ErrKeyUnusable.With("the certificate authority keeps another key for the provisioner than the provisioner's").
-			Advise("recreate the provisioner: step ca provisioner update --create"), errNoKey)
+			Advise("make the provisioner's key anew: step ca provisioner update --create"), errNoKey)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.key = fetched
+	s.key = key
 	return nil
+}
+
+// signsFor reports whether the CA would take key's tokens for those of the provisioner: it looks for the key id, and
+// checks the signature with the public half.
+func signsFor(key *token.Key, jwk *provisioner.JWK) bool {
+	return key.ID() == jwk.Key.KeyID && key.Fits(jwk.Key)
 }
 
 var errNoKey = errors.New("no usable encryptedKey")

@@ -14,7 +14,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -414,30 +413,10 @@ func TestChangedProvisionerKeyIsFetchedAgain(t *testing.T) {
 	}
 	// The same CA after its administrator made the provisioner anew: another key under the same password.
 	jwk := newJWK(t)
-	sealed, err := jose.EncryptJWK(jwk, before.Password)
-	if err != nil {
-		t.Fatal(err)
-	}
-	compact, err := sealed.CompactSerialize()
-	if err != nil {
-		t.Fatal(err)
-	}
-	after := stepcatest.Start(t, func(conf *config.Config) {
-		for _, dir := range []string{"certs", "secrets"} {
-			if err := os.RemoveAll(conf.Root[0][:strings.LastIndex(conf.Root[0], "certs")] + dir); err != nil {
-				t.Fatal(err)
-			}
-			from := before.Dir + "/" + dir
-			if err := os.CopyFS(conf.Root[0][:strings.LastIndex(conf.Root[0], "certs")]+dir, os.DirFS(from)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := os.WriteFile(conf.Root[0][:strings.LastIndex(conf.Root[0], "certs")]+"password", before.Password, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	after := before.Restart(t, func(conf *config.Config) {
 		p := stepcatest.Find(conf, ca.FederationProvisioner)
 		public := jwk.Public()
-		p.Key, p.EncryptedKey = &public, compact
+		p.Key, p.EncryptedKey = &public, sealKey(t, jwk, before.Password)
 	})
 	r.point(after.Addr)
 	req := catest.NewRequest(t)
@@ -446,6 +425,26 @@ func TestChangedProvisionerKeyIsFetchedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	catest.CheckLeaf(t, client, req, chain)
+}
+
+// sealKey encrypts a key as Step-CA keeps it, with fewer iterations than are good for anything but a test.
+func sealKey(t *testing.T, jwk *jose.JSONWebKey, password []byte) string {
+	t.Helper()
+	encrypter, err := jose.NewEncrypter(jose.DefaultEncAlgorithm, jose.Recipient{
+		Algorithm: jose.PBES2_HS256_A128KW, Key: password, PBES2Count: 1000,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwe, err := encrypter.Encrypt(marshal(t, jwk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compact, err := jwe.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return compact
 }
 
 func TestCAThatIsAwayComesBack(t *testing.T) {

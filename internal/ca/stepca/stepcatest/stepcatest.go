@@ -36,23 +36,42 @@ type Server struct {
 	Dir      string
 	Roots    []*x509.Certificate
 	Password []byte // of both provisioners
+
+	stop func()
 }
 
 // Start runs a step-ca until the test ends. Each edit changes its configuration before it starts.
 func Start(t *testing.T, edits ...func(*config.Config)) *Server {
 	t.Helper()
-	binary := Binary(t)
 	s := &Server{Dir: filepath.Join(t.TempDir(), "step-ca")}
 	s.create(t)
+	s.serve(t, edits)
+	return s
+}
+
+// Restart stops the server and starts it on the same directory, changed by edits, at another port.
+func (s *Server) Restart(t *testing.T, edits ...func(*config.Config)) *Server {
+	t.Helper()
+	s.stop()
+	again := &Server{Dir: s.Dir, Roots: s.Roots, Password: s.Password}
+	again.serve(t, edits)
+	return again
+}
+
+// Stop kills the server, as a crash would.
+func (s *Server) Stop() { s.stop() }
+
+func (s *Server) serve(t *testing.T, edits []func(*config.Config)) {
+	t.Helper()
+	binary := Binary(t)
 	const tries = 3 // a port that was free a moment ago may not be any more
 	var err error
 	for range tries {
 		if err = s.run(t, binary, edits); err == nil {
-			return s
+			return
 		}
 	}
 	t.Fatal(err)
-	return nil
 }
 
 // Binary finds step-ca, or fails the test: a CA that is not tested against the real one is not tested.
@@ -123,9 +142,12 @@ func (s *Server) run(t *testing.T, binary string, edits []func(*config.Config)) 
 		return fmt.Errorf("step-ca ended: %w\n%s", err, out)
 	case <-out.serving:
 	}
-	t.Cleanup(func() {
+	s.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		<-ended
+	})
+	t.Cleanup(func() {
+		s.stop()
 		if t.Failed() {
 			t.Logf("step-ca said:\n%s", out)
 		}

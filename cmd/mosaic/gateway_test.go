@@ -1,0 +1,548 @@
+package main
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const tasksOnly = `{"resources":["tasks"],"max_rows_per_query":100}`
+
+// TestGateway is what one gateway promises to those who ask it. Its parts share one gateway, each with users and
+// peers of its own.
+func TestGateway(t *testing.T) {
+	t.Parallel()
+	g := startGateway(t, filepath.Join(t.TempDir(), "work"))
+	for name, test := range map[string]func(*testing.T, *gatewayProcess){
+		"only the key of a request reaches the certificate":     certificateIgnoresRequest,
+		"an enrollment token is spent once":                     tokenIsSpentOnce,
+		"a lost enrollment answer can be had again":             lostAnswer,
+		"one of many redemptions wins":                          redemptionRace,
+		"bad enrollment requests are refused and spend nothing": badEnrollments,
+		"rows of others are never shown":                        rowsOfOthers,
+		"pages follow the cap and show every row once":          pagesFollowTheCap,
+		"bad parameters are refused with a code":                badParameters,
+		"a revoke is in force on an open connection":            revokeOnOpenConnection,
+		"answers are in the audit log with their request id":    answersAreAudited,
+		"sensitive grants wait for approval":                    sensitiveGrants,
+		"the API denies by default":                             apiDenies,
+		"certificates of others open nothing":                   foreignCertificates,
+		"health says how the gateway is":                        healthAnswers,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			shared := *g
+			shared.t = t
+			test(t, &shared)
+		})
+	}
+}
+
+func certificateIgnoresRequest(t *testing.T, g *gatewayProcess) {
+	user := g.user("csr@example.org")
+	grant, e := g.grantFor("csr-peer", "csr@example.org", tasksOnly)
+	utf8 := func(s string) []byte { b, _ := asn1.MarshalWithParams(s, "utf8"); return b }
+	eku, _ := asn1.Marshal([]asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 1}})
+	_, csr := newCSR(t, &x509.CertificateRequest{
+		Subject:  pkix.Name{CommonName: "root", Organization: []string{"Evil"}},
+		DNSNames: []string{"evil.example", "localhost"},
+		ExtraExtensions: []pkix.Extension{
+			{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, Value: utf8("00000000-0000-0000-0000-000000000001")},
+			{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 2}, Value: utf8("00000000-0000-0000-0000-000000000002")},
+			{Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Value: eku},
+			{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}},
+		},
+	})
+	a := post(t, e.URL, "application/pkcs10", csr)
+	if a.Status != http.StatusCreated {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	var issued issuedDoc
+	if err := json.Unmarshal(a.Body, &issued); err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode([]byte(issued.Certificate))
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := map[string][]string{}
+	for _, ext := range leaf.Extensions {
+		if s := ext.Id.String(); strings.HasPrefix(s, "1.3.6.1.4.1.99999.") {
+			claims[s] = append(claims[s], string(ext.Value))
+			if ext.Critical {
+				t.Errorf("%s is critical", s)
+			}
+		}
+	}
+	want := map[string][]string{"1.3.6.1.4.1.99999.1": {"\x0c\x24" + grant.ID}, "1.3.6.1.4.1.99999.2": {"\x0c\x24" + user}}
+	if fmt.Sprint(claims) != fmt.Sprint(want) {
+		t.Errorf("claims %q, want %q", claims, want)
+	}
+	if len(leaf.DNSNames) != 0 || len(leaf.URIs) != 1 || leaf.IsCA || len(leaf.Subject.Organization) != 0 || leaf.Subject.CommonName == "root" ||
+		len(leaf.ExtKeyUsage) != 1 || leaf.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth || leaf.KeyUsage != x509.KeyUsageDigitalSignature {
+		t.Errorf("the request shows in the certificate: %+v", leaf.Subject)
+	}
+	if issued.SerialNumber != leaf.SerialNumber.String() {
+		t.Errorf("serial %s in the answer, %s in the certificate", issued.SerialNumber, leaf.SerialNumber)
+	}
+}
+
+func tokenIsSpentOnce(t *testing.T, g *gatewayProcess) {
+	g.user("once@example.org")
+	_, e := g.grantFor("once-peer", "once@example.org", tasksOnly)
+	_, csr := newCSR(t, &x509.CertificateRequest{})
+	for range 2 { // looking does not spend it
+		resp, err := http.Get(e.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK || resp.Header.Get("Cache-Control") != "no-store" || resp.Header.Get("Referrer-Policy") != "no-referrer" {
+			t.Errorf("GET: %d %v", resp.StatusCode, resp.Header)
+		}
+	}
+	body := jsonBody(t, map[string]string{"csr": csr})
+	if a := post(t, e.URL, "application/json", body); a.Status != http.StatusCreated {
+		t.Fatalf("first: %d %s", a.Status, a.Body)
+	}
+	if a := post(t, e.URL, "application/json", body); a.Status != http.StatusGone || a.problem(t).Code != "enrollment_token_used" {
+		t.Errorf("second: %d %s", a.Status, a.Body)
+	}
+}
+
+func lostAnswer(t *testing.T, g *gatewayProcess) {
+	g.user("lost@example.org")
+	_, e := g.grantFor("lost-peer", "lost@example.org", tasksOnly)
+	_, csr := newCSR(t, &x509.CertificateRequest{})
+	_, other := newCSR(t, &x509.CertificateRequest{})
+	endpoint := g.URL + "/api/federation/enrollment"
+	body := jsonBody(t, map[string]string{"token": e.Token, "csr": csr})
+	first := post(t, endpoint, "application/json", body, "Idempotency-Key", "k1")
+	again := post(t, endpoint, "application/json", body, "Idempotency-Key", "k1")
+	if first.Status != http.StatusCreated || again.Status != http.StatusCreated || string(first.Body) != string(again.Body) {
+		t.Errorf("%d and %d, want the same answer twice", first.Status, again.Status)
+	}
+	if a := post(t, endpoint, "application/json", body, "Idempotency-Key", "k2"); a.problem(t).Code != "enrollment_token_used" {
+		t.Errorf("another key: %s", a.Body)
+	}
+	changed := jsonBody(t, map[string]string{"token": e.Token, "csr": other})
+	if a := post(t, endpoint, "application/json", changed, "Idempotency-Key", "k1"); a.Status != http.StatusUnprocessableEntity || a.problem(t).Code != "idempotency_key_reused" {
+		t.Errorf("another request: %d %s", a.Status, a.Body)
+	}
+}
+
+func redemptionRace(t *testing.T, g *gatewayProcess) {
+	g.user("race@example.org")
+	_, e := g.grantFor("race-peer", "race@example.org", tasksOnly)
+	_, csr := newCSR(t, &x509.CertificateRequest{})
+	body := jsonBody(t, map[string]string{"csr": csr})
+	var mu sync.Mutex
+	codes := map[string]int{}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			a := post(t, e.URL, "application/json", body)
+			code := fmt.Sprint(a.Status)
+			if a.Status != http.StatusCreated {
+				code = a.problem(t).Code
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			codes[code]++
+		})
+	}
+	wg.Wait()
+	if codes["201"] != 1 || codes["enrollment_token_used"]+codes["enrollment_in_progress"] != 19 {
+		t.Errorf("answers %v, want one 201", codes)
+	}
+}
+
+func badEnrollments(t *testing.T, g *gatewayProcess) {
+	g.user("bad@example.org")
+	_, e := g.grantFor("bad-peer", "bad@example.org", tasksOnly)
+	_, csr := newCSR(t, &x509.CertificateRequest{})
+	unknown := strings.Replace(e.URL, e.Token, strings.Repeat("A", len(e.Token)), 1)
+	good := jsonBody(t, map[string]string{"csr": csr})
+	for _, tt := range []struct {
+		name, url, contentType, body string
+		status                       int
+		code                         string
+	}{
+		{"unknown token", unknown, "application/json", good, 404, "enrollment_token_unknown"},
+		{"no token at all", g.URL + "/api/federation/enrollment/x", "application/json", good, 404, "enrollment_token_unknown"},
+		{"too large", e.URL, "application/json", `{"csr":"` + strings.Repeat("x", 70<<10) + `"}`, 413, "body_too_large"},
+		{"form", e.URL, "application/x-www-form-urlencoded", csr, 415, "unsupported_media_type"},
+		{"no content type", e.URL, "", csr, 415, "unsupported_media_type"},
+		{"broken JSON", e.URL, "application/json", `{"csr":`, 400, "bad_request"},
+		{"two documents", e.URL, "application/json", good + good, 400, "bad_request"},
+		{"unknown key", e.URL, "application/json", `{"csr":"x","role":"admin"}`, 422, "request_invalid"},
+		{"wrong type", e.URL, "application/json", `{"csr":7}`, 422, "request_invalid"},
+		{"no request", e.URL, "application/json", `{}`, 422, "csr_invalid"},
+		{"no PEM", e.URL, "application/x-pem-file", "hello", 422, "csr_invalid"},
+		{"two blocks", e.URL, "application/x-pem-file", csr + csr, 422, "csr_invalid"},
+		{"ttl too short", e.URL, "application/json", jsonBody(t, map[string]any{"csr": csr, "ttl_seconds": 59}), 422, "ttl_invalid"},
+		{"ttl too long", e.URL, "application/json", jsonBody(t, map[string]any{"csr": csr, "ttl_seconds": 31536001}), 422, "ttl_invalid"},
+	} {
+		if a := post(t, tt.url, tt.contentType, tt.body); a.Status != tt.status || a.problem(t).Code != tt.code {
+			t.Errorf("%s: %d %s, want %d %s", tt.name, a.Status, a.Body, tt.status, tt.code)
+		}
+	}
+	if a := post(t, e.URL, "application/json", good, "Idempotency-Key", strings.Repeat("k", 256)); a.problem(t).Code != "idempotency_key_invalid" {
+		t.Errorf("long idempotency key: %s", a.Body)
+	}
+	if a := post(t, e.URL, "application/json", good, "Content-Encoding", "gzip"); a.Status != 415 {
+		t.Errorf("compressed body: %d %s", a.Status, a.Body)
+	}
+	a := post(t, e.URL, "application/json", good, "Accept", "application/pem-certificate-chain")
+	if a.Status != http.StatusCreated || !strings.HasPrefix(string(a.Body), "-----BEGIN CERTIFICATE-----") {
+		t.Errorf("the token was spent by a refusal: %d %s", a.Status, a.Body)
+	}
+}
+
+func rowsOfOthers(t *testing.T, g *gatewayProcess) {
+	g.user("mine@example.org", "mine")
+	g.user("theirs@example.org", "theirs")
+	g.mosaic("team", "create", "rows-team")
+	g.mosaic("team", "add", "rows-team", "mine@example.org")
+	g.mosaic("team", "add", "rows-team", "theirs@example.org")
+	g.importTasks("theirs@example.org", "rows-team", "ours")
+	var teams []struct{ ID, Name string }
+	g.decode(&teams, "team", "list")
+	team := ""
+	for _, x := range teams {
+		if x.Name == "rows-team" {
+			team = x.ID
+		}
+	}
+	_, personal := g.grantFor("rows-peer", "mine@example.org", tasksOnly)
+	_, shared := g.grantFor("rows-peer", "mine@example.org", `{"resources":["tasks"],"filters":{"tasks":{"include_teams":["`+team+`"]}},"max_rows_per_query":10}`)
+	if got := g.enrol(personal).list("/resources/tasks").titles(); got != "mine" {
+		t.Errorf("personal scope shows %q", got)
+	}
+	p := g.enrol(shared)
+	l := p.list("/resources/tasks")
+	if got := l.titles(); got != "ours,mine" {
+		t.Fatalf("team scope shows %q", got)
+	}
+	ours := l.Data[0].ID
+	if a := p.get("/resources/tasks/" + ours); a.Status != http.StatusOK {
+		t.Errorf("get of a team row: %d", a.Status)
+	}
+	g.mosaic("team", "remove", "rows-team", "mine@example.org")
+	if got := p.list("/resources/tasks").titles(); got != "mine" {
+		t.Errorf("after leaving the team: %q", got)
+	}
+	for _, path := range []string{"/resources/tasks/" + ours, "/resources/tasks/00000000-0000-4000-8000-000000000000", "/resources/tasks/x", "/resources/notes", "/resources/credentials", "/resources/planets", "/else"} {
+		if a := p.get(path); a.Status != http.StatusNotFound || a.problem(t).Code != "not_found" {
+			t.Errorf("%s: %d %s, want what is out of scope and what is not there to look the same", path, a.Status, a.Body)
+		}
+	}
+}
+
+func pagesFollowTheCap(t *testing.T, g *gatewayProcess) {
+	var titles []string
+	for i := range 12 {
+		titles = append(titles, fmt.Sprint(i))
+	}
+	g.user("pages@example.org", titles...)
+	_, e := g.grantFor("pages-peer", "pages@example.org", `{"resources":["tasks","notes"],"max_rows_per_query":5}`)
+	p := g.enrol(e)
+	first := p.list("/resources/tasks?limit=100")
+	if len(first.Data) != 5 || first.Page.Limit != 5 || !first.Page.Capped || first.Page.NextCursor == nil {
+		t.Fatalf("a limit above the cap gave %d rows, page %+v", len(first.Data), first.Page)
+	}
+	got := first.titles()
+	for page := first; page.Page.NextCursor != nil; {
+		page = p.list("/resources/tasks?limit=4&cursor=" + *page.Page.NextCursor)
+		got += "," + page.titles()
+	}
+	if want := "11,10,9,8,7,6,5,4,3,2,1,0"; got != want {
+		t.Errorf("pages gave %s, want %s", got, want)
+	}
+	if a := p.get("/resources/notes?cursor=" + *first.Page.NextCursor); a.Status != 422 || a.problem(t).Code != "cursor_invalid" {
+		t.Errorf("a cursor of another list: %d %s", a.Status, a.Body)
+	}
+	_, e2 := g.grantFor("pages-peer", "pages@example.org", tasksOnly)
+	if a := g.enrol(e2).get("/resources/tasks?cursor=" + *first.Page.NextCursor); a.Status != 422 || a.problem(t).Code != "cursor_invalid" {
+		t.Errorf("a cursor of another grant: %d %s", a.Status, a.Body)
+	}
+}
+
+func badParameters(t *testing.T, g *gatewayProcess) {
+	g.user("params@example.org")
+	_, e := g.grantFor("params-peer", "params@example.org", tasksOnly)
+	p := g.enrol(e)
+	for query, code := range map[string]string{
+		"limit=0": "limit_invalid", "limit=10001": "limit_invalid", "limit=x": "limit_invalid", "limit=-1": "limit_invalid",
+		"cursor=x": "cursor_invalid", "cursor=" + strings.Repeat("A", 5000): "cursor_invalid",
+		"updated_since=yesterday": "updated_since_invalid",
+	} {
+		if a := p.get("/resources/tasks?" + query); a.Status != 422 || a.problem(t).Code != code {
+			t.Errorf("%.40s: %d %s, want %s", query, a.Status, a.Body, code)
+		}
+	}
+	if l := p.list("/resources/tasks?updated_since=2020-01-01T00:00:00Z"); len(l.Data) != 0 {
+		t.Errorf("%d rows of a user who has none", len(l.Data))
+	}
+}
+
+func revokeOnOpenConnection(t *testing.T, g *gatewayProcess) {
+	g.user("open@example.org", "row")
+	grant, e := g.grantFor("open-peer", "open@example.org", tasksOnly)
+	p := g.enrol(e)
+	if got := p.list("/resources/tasks").titles(); got != "row" {
+		t.Fatalf("before: %q", got)
+	}
+	g.mosaic("federation", "grant", "revoke", grant.ID, "--reason", "test")
+	for range 3 { // the connection is still the first one
+		if a := p.get("/resources/tasks"); a.Status != http.StatusForbidden || a.problem(t).Code != "grant_revoked" {
+			t.Fatalf("after revoke: %d %s", a.Status, a.Body)
+		}
+	}
+	p.http.CloseIdleConnections() // and then a resumed session
+	if a := p.get("/capabilities"); a.problem(t).Code != "grant_revoked" {
+		t.Errorf("on a resumed session: %d %s", a.Status, a.Body)
+	}
+}
+
+func answersAreAudited(t *testing.T, g *gatewayProcess) {
+	user := g.user("audit@example.org", "a", "b")
+	grant, e := g.grantFor("audit-peer", "audit@example.org", tasksOnly)
+	p := g.enrol(e)
+	good := p.get("/resources/tasks").Header.Get("X-Request-Id")
+	bad := p.get("/resources/notes").Header.Get("X-Request-Id")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.base+"/capabilities", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Request-Id", "mine-123")
+	if a := do(t, p.http, req); a.Header.Get("X-Request-Id") != "mine-123" {
+		t.Errorf("a valid incoming request id was replaced by %q", a.Header.Get("X-Request-Id"))
+	}
+	var rows []struct {
+		RequestID    string `json:"request_id"`
+		Verb         string
+		Outcome      string
+		DeniedReason string `json:"denied_reason"`
+		RowsOut      int    `json:"rows_out"`
+		GrantID      string `json:"grant_id"`
+		Subject      string `json:"subject_user_id"`
+		PeerName     string `json:"peer_name"`
+	}
+	g.decode(&rows, "federation", "audit", "list", "--peer", "audit-peer")
+	found := map[string]string{}
+	for _, r := range rows {
+		if r.Verb == "list" && (r.GrantID != grant.ID || r.Subject != user || r.PeerName != "audit-peer") {
+			t.Errorf("audit row of somebody else: %+v", r)
+		}
+		found[r.RequestID] = fmt.Sprint(r.Verb, r.Outcome, r.DeniedReason, r.RowsOut)
+	}
+	if found[good] != "listok2" || found[bad] != "listdeniednot_found0" || found["mine-123"] != "capabilitiesok0" {
+		t.Errorf("audit rows %v", found)
+	}
+}
+
+func sensitiveGrants(t *testing.T, g *gatewayProcess) {
+	g.user("secret@example.org")
+	const secret = "hunter2-which-nobody-may-see"
+	file := filepath.Join(t.TempDir(), "credentials.jsonl")
+	if err := os.WriteFile(file, []byte(`{"name":"mail","kind":"password","username":"me","secret":"`+secret+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.mosaic("resource", "import", "credentials", file, "--owner", "secret@example.org")
+	grant, e := g.grantFor("secret-peer", "secret@example.org", `{"resources":["credentials"],"max_rows_per_query":5}`)
+	if e.URL != "" {
+		t.Fatal("a sensitive grant came with an enrollment URL")
+	}
+	if _, err := g.try("federation", "grant", "token", grant.ID); err == nil || !strings.Contains(err.Error(), "(grant_approval_required)") {
+		t.Fatalf("token before approval: %v", err)
+	}
+	g.mosaic("federation", "grant", "approve", grant.ID, "--reason", "inventory")
+	g.decode(&e, "federation", "grant", "token", grant.ID)
+	a := g.enrol(e).get("/resources/credentials")
+	if a.Status != http.StatusOK || !strings.Contains(string(a.Body), `"name":"mail"`) || strings.Contains(string(a.Body), secret) || strings.Contains(string(a.Body), "sealed") {
+		t.Errorf("credentials: %d %s", a.Status, a.Body)
+	}
+}
+
+func apiDenies(t *testing.T, g *gatewayProcess) {
+	g.user("member@example.org")
+	var token struct{ Token string }
+	g.decode(&token, "token", "create", "--user", "member@example.org")
+	for _, tt := range []struct {
+		name, path, auth, body string
+		status                 int
+		code                   string
+	}{
+		{"no token", "/api/users", "", "{}", 401, "unauthenticated"},
+		{"not a token", "/api/users", "Bearer x", "{}", 401, "token_invalid"},
+		{"unknown token", "/api/users", "Bearer mos_" + strings.Repeat("A", 43), "{}", 401, "token_invalid"},
+		{"member makes a user", "/api/users", "Bearer " + token.Token, `{"email":"a@b.c"}`, 403, "forbidden"},
+		{"no such address", "/api/planets", "Bearer " + token.Token, "{}", 404, "route_not_found"},
+	} {
+		a := post(t, g.URL+tt.path, "application/json", tt.body, "Authorization", tt.auth)
+		if a.Status != tt.status || a.problem(t).Code != tt.code {
+			t.Errorf("%s: %d %s, want %d %s", tt.name, a.Status, a.Body, tt.status, tt.code)
+		}
+	}
+	a := post(t, g.URL+"/api/resources/notes", "application/json", `{"title":"by API"}`, "Authorization", "Bearer "+token.Token)
+	if a.Status != http.StatusCreated || !strings.Contains(string(a.Body), "by API") {
+		t.Errorf("a member's own row: %d %s", a.Status, a.Body)
+	}
+	a = post(t, g.URL+"/api/resources/notes", "application/json", `{"title":"x","owner_id":"y","z":1}`, "Authorization", "Bearer "+token.Token)
+	if p := a.problem(t); p.Code != "row_invalid" || len(p.Errors) != 2 {
+		t.Errorf("unknown keys: %d %s, want both named", a.Status, a.Body)
+	}
+}
+
+func foreignCertificates(t *testing.T, g *gatewayProcess) {
+	g.user("foreign@example.org")
+	_, e := g.grantFor("foreign-peer", "foreign@example.org", tasksOnly)
+	p := g.enrol(e)
+	key, _ := newCSR(t, &x509.CertificateRequest{})
+	if resp, err := g.client(p.issued, key).http.Get(p.base + "/capabilities"); err == nil {
+		resp.Body.Close()
+		t.Error("a certificate without its key was let in")
+	}
+	if resp, err := http.Get(strings.Replace(p.base, "https", "http", 1) + "/capabilities"); err == nil {
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("plain HTTP: %d", resp.StatusCode)
+		}
+	}
+}
+
+func healthAnswers(t *testing.T, g *gatewayProcess) {
+	for path, want := range map[string]string{"/health": `"tier":"local"`, "/health/live": `"status":"ok"`, "/health/ready": `"status":"ok"`} {
+		resp, err := http.Get(g.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body json.RawMessage
+		err = json.NewDecoder(resp.Body).Decode(&body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		}
+	}
+}
+
+func TestKillNineLosesNothing(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "work")
+	g := startGateway(t, dir)
+	g.user("ada@example.org", "kept")
+	_, e := g.grantFor("home", "ada@example.org", tasksOnly)
+	p := g.enrol(e)
+	if got := p.list("/resources/tasks").titles(); got != "kept" {
+		t.Fatalf("before: %q", got)
+	}
+	if err := g.stop(syscall.SIGKILL); err == nil {
+		t.Fatal("kill -9 ended the gateway in good order")
+	}
+	after := startGateway(t, dir)
+	if after.CAFingerprint != g.CAFingerprint {
+		t.Error("the CA is another one")
+	}
+	p.base = after.FederationURL + "/federation/v1"
+	if got := p.list("/resources/tasks").titles(); got != "kept" {
+		t.Errorf("after: %q", got)
+	}
+	var rows []struct {
+		Verb string `json:"verb"`
+	}
+	after.decode(&rows, "federation", "audit", "list")
+	lists := 0
+	for _, r := range rows {
+		if r.Verb == "list" {
+			lists++
+		}
+	}
+	if lists != 2 {
+		t.Errorf("%d audit rows for 2 answers", lists)
+	}
+}
+
+func TestTermStopsEverythingInTime(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "work")
+	g := startGateway(t, dir)
+	started := time.Now()
+	if err := g.stop(syscall.SIGTERM); err != nil {
+		t.Fatalf("SIGTERM: %v\n%s", err, g.logs)
+	}
+	if took := time.Since(started); took > 10*time.Second {
+		t.Errorf("took %s", took)
+	}
+	for _, left := range []string{"ready.json", "admin.sock", "postgres/postmaster.pid"} {
+		if _, err := os.Lstat(filepath.Join(dir, left)); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", left, err)
+		}
+	}
+}
+
+func TestTwoGateways(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	work, home := startGateway(t, filepath.Join(root, "work")), startGateway(t, filepath.Join(root, "home"), "--name", "home")
+	const canary = "canary-7f3a9c51e2d84b06"
+	work.user("ada@example.org", canary)
+	grant, e := work.grantFor("home", "ada@example.org", tasksOnly)
+	home.user("ada@home.example")
+	home.user("kid@home.example")
+	home.mosaic("federation", "peer", "add", e.URL, "--name", "work", "--user", "ada@home.example")
+	var l listDoc
+	home.decode(&l, "federation", "query", "work", "tasks", "--user", "ada@home.example")
+	if l.titles() != canary || l.Data[0].Source != "work" {
+		t.Errorf("query gave %+v", l)
+	}
+	refused := func(code string, args ...string) {
+		t.Helper()
+		if _, err := home.try(args...); err == nil || !strings.Contains(err.Error(), "("+code+")") {
+			t.Errorf("%v: %v, want %s", args, err, code)
+		}
+	}
+	refused("peer_not_available", "federation", "query", "work", "tasks", "--user", "kid@home.example")
+	refused("peer_not_available", "federation", "query", "nowhere", "tasks", "--user", "kid@home.example")
+	refused("enrollment_token_used", "federation", "peer", "add", e.URL, "--name", "work")
+	refused("enrollment_ca_missing", "federation", "peer", "add", strings.Split(e.URL, "?")[0], "--name", "other")
+	work.mosaic("federation", "grant", "revoke", grant.ID)
+	refused("peer_denied", "federation", "query", "work", "tasks")
+	if err := work.stop(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	refused("peer_unreachable", "federation", "query", "work", "tasks")
+	if err := home.stop(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(home.logs.String(), canary) {
+		t.Error("a remote row is in home's log")
+	}
+	found := 0
+	err := filepath.Walk(home.dir, func(path string, info os.FileInfo, err error) error {
+		if err != nil || !info.Mode().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if strings.Contains(string(b), canary) {
+			found++
+			t.Errorf("a remote row is in %s", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

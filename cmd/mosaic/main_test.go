@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/mosaicstack/gateway/internal/cli"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"mosaic": main})
+}
+
+// The scripts are the contract of the command line: what goes to stdout, what to stderr, and the exit code.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+	})
+}
+
+// exits runs a program and checks its exit code: exits CODE PROGRAM [ARGS]...
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM [ARGS]...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	err = ts.Exec(args[1], args[2:]...)
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		got, err = exit.ExitCode(), nil
+	}
+	ts.Check(err)
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// signalled sends this process a signal when it is read, and then has nothing to say.
+type signalled struct{ t *testing.T }
+
+func (s signalled) Read([]byte) (int, error) {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		s.t.Error(err)
+	}
+	<-s.t.Context().Done()
+	return 0, os.ErrClosed
+}
+
+func TestASignalEndsACommandInGoodOrder(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), cli.Env{
+		Args:   strings.Fields("user list --url https://gw.example.org --token -"),
+		Getenv: func(string) string { return "" }, Stdin: signalled{t}, Stdout: &stdout, Stderr: &stderr, Now: time.Now,
+	})
+	if code != 1 || stdout.Len() > 0 || stderr.String() != "mosaic: interrupted (interrupted)\n" {
+		t.Errorf("exit code %d, stdout %q, stderr %q; want 1 and interrupted", code, stdout.String(), stderr.String())
+	}
+}
+
+func TestTheVersionIsTheLinkersElseTheModules(t *testing.T) {
+	t.Parallel()
+	built := func(version string) func() (*debug.BuildInfo, bool) {
+		return func() (*debug.BuildInfo, bool) {
+			return &debug.BuildInfo{Main: debug.Module{Version: version}}, true
+		}
+	}
+	for _, tt := range []struct {
+		linked string
+		info   func() (*debug.BuildInfo, bool)
+		want   string
+	}{
+		{"v1.2.3", built("v9.9.9"), "v1.2.3"},
+		{"", built("v1.2.3"), "v1.2.3"},
+		{"", built("(devel)"), "devel"},
+		{"", built(""), "devel"},
+		{"", func() (*debug.BuildInfo, bool) { return nil, false }, "devel"},
+	} {
+		if got := versionOf(tt.linked, tt.info); got != tt.want {
+			t.Errorf("versionOf(%q) = %q, want %q", tt.linked, got, tt.want)
+		}
+	}
+}
