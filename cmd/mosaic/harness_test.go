@@ -10,6 +10,8 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -61,19 +63,36 @@ func (l *logs) String() string {
 // startGateway runs a gateway on dir and free ports until it serves. It ends with the test.
 func startGateway(t *testing.T, dir string, flags ...string) *gatewayProcess {
 	t.Helper()
+	g, err := launch(dir, flags...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.t = t
+	t.Cleanup(func() {
+		if err := g.stop(syscall.SIGTERM); errors.Is(err, errStuck) {
+			t.Error(err)
+		}
+	})
+	return g
+}
+
+var errStuck = errors.New("the gateway has not stopped 30 s after a signal")
+
+// launch starts a gateway and returns when it serves.
+func launch(dir string, flags ...string) (*gatewayProcess, error) {
 	args := append([]string{"gateway", "dev", "--json", "--dir", dir}, flags...)
 	if !strings.Contains(strings.Join(flags, " "), "--listen") {
 		args = append(args, "--listen", "127.0.0.1:0", "--federation-listen", "127.0.0.1:0")
 	}
-	g := &gatewayProcess{t: t, dir: dir, cmd: exec.Command("mosaic", args...), logs: &logs{}, exited: make(chan struct{})}
+	g := &gatewayProcess{dir: dir, cmd: exec.Command("mosaic", args...), logs: &logs{}, exited: make(chan struct{})}
 	g.cmd.Stderr = g.logs
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	stdout, err := g.cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := g.cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	// The document on stdout is the gateway's own word that it serves.
 	line, readErr := bufio.NewReader(stdout).ReadBytes('\n')
@@ -82,15 +101,14 @@ func startGateway(t *testing.T, dir string, flags ...string) *gatewayProcess {
 		g.err = g.cmd.Wait()
 		close(g.exited)
 	}()
-	t.Cleanup(func() { g.stop(syscall.SIGTERM) })
 	if readErr != nil {
 		<-g.exited
-		t.Fatalf("gateway did not start: %v\n%s", g.err, g.logs)
+		return nil, fmt.Errorf("gateway did not start: %w\n%s", g.err, g.logs)
 	}
 	if err := json.Unmarshal(line, g); err != nil {
-		t.Fatalf("ready document %q: %v", line, err)
+		return nil, errors.Join(fmt.Errorf("ready document %q: %w", line, err), g.stop(syscall.SIGTERM))
 	}
-	return g
+	return g, nil
 }
 
 // stop ends the gateway by a signal, and returns how it ended.
@@ -99,9 +117,9 @@ func (g *gatewayProcess) stop(sig syscall.Signal) error {
 	select {
 	case <-g.exited:
 	case <-time.After(30 * time.Second):
-		g.t.Errorf("gateway %s has not stopped 30 s after %s\n%s", g.dir, sig, g.logs)
 		_ = g.cmd.Process.Kill()
 		<-g.exited
+		return fmt.Errorf("%w %s\n%s", errStuck, sig, g.logs)
 	}
 	return g.err
 }

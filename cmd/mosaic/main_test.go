@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -28,7 +29,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "serve": serve, "extract": extract},
 	})
 }
 
@@ -48,6 +49,40 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// serve runs a gateway until the script ends, and makes its directory the script's: serve DIR [FLAGS]...
+func serve(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: serve DIR [FLAGS]...")
+	}
+	g, err := launch(ts.MkAbs(args[0]), args[1:]...)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(g.stop(syscall.SIGTERM)) })
+	ts.Setenv("MOSAIC_DIR", g.dir)
+	ts.Setenv("URL", g.URL)
+	ts.Setenv("LISTEN", strings.TrimPrefix(g.URL, "http://"))
+}
+
+// extract puts a member of the JSON document on stdout into a variable: extract NAME KEY...
+func extract(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: extract NAME KEY...")
+	}
+	var doc any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &doc))
+	for _, key := range args[1:] {
+		object, ok := doc.(map[string]any)
+		if !ok {
+			ts.Fatalf("no object at %s", key)
+		}
+		doc = object[key]
+	}
+	text, ok := doc.(string)
+	if !ok {
+		ts.Fatalf("%v is no string", args[1:])
+	}
+	ts.Setenv(args[0], text)
 }
 
 // signalled sends this process a signal when it is read, and then has nothing to say.

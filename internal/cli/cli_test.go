@@ -109,11 +109,13 @@ func TestDevRunsWithItsFlags(t *testing.T) {
 	}{
 		{"defaults", "gateway dev", nil, cli.DevOptions{Dir: ".mosaic", Listen: "127.0.0.1:3000", FederationListen: "127.0.0.1:3443"}},
 		{
-			"all of them", "gateway dev --dir d --listen :0 --federation-listen [::1]:3443 --name home --demo-data --json", map[string]string{"MOSAIC_DIR": "e"},
+			"all of them", "gateway dev --dir d --listen :0 --federation-listen [::1]:3443 --name home --demo-data --json",
+			map[string]string{"MOSAIC_DIR": "e"},
 			cli.DevOptions{Dir: "d", Listen: ":0", FederationListen: "[::1]:3443", Name: "home", DemoData: true, JSON: true},
 		},
 		{
-			"the directory of the environment", "gateway dev", map[string]string{"MOSAIC_DIR": "e"},
+			"the directory of the environment", "gateway dev",
+			map[string]string{"MOSAIC_DIR": "e"},
 			cli.DevOptions{Dir: "e", Listen: "127.0.0.1:3000", FederationListen: "127.0.0.1:3443"},
 		},
 	}

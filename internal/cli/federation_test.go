@@ -59,8 +59,10 @@ func TestGrantCreateSendsWhatItWasGivenAndNothingElse(t *testing.T) {
 	odd := `{"resources":["tasks"],"resources":["notes"],"max_rows_per_query":1e2}`
 	tests := []struct{ name, flags, scope, body string }{
 		{"the least", "", plainScope, `{"peer":"home","user":"u","scope":` + plainScope + `}`},
-		{"everything", "--expires 90d --token-ttl 1h --rate 2/s --burst 0", odd,
-			`{"peer":"home","user":"u","scope":` + odd + `,"expires":"90d","token_ttl":"1h","rate":"2/s","burst":0}`},
+		{
+			"everything", "--expires 90d --token-ttl 1h --rate 2/s --burst 0", odd,
+			`{"peer":"home","user":"u","scope":` + odd + `,"expires":"90d","token_ttl":"1h","rate":"2/s","burst":0}`,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -35,6 +35,12 @@ type credentialDoc struct {
 	Users               []string   `json:"users"` // who may ask with it, beside the operator
 }
 
+// addedDoc is what redeeming an enrollment URL gave.
+type addedDoc struct {
+	Peer       peerDoc       `json:"peer"`
+	Credential credentialDoc `json:"credential"`
+}
+
 func (a *app) federation() *cobra.Command {
 	return a.group("federation", "Other gateways: what they may read here, and what we ask there",
 		a.grants(), a.peers(), a.query(), a.audit())
@@ -162,10 +168,7 @@ func (a *app) peerAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(a, doc, func(added struct {
-				Peer       peerDoc
-				Credential credentialDoc
-			}) {
+			return show(a, doc, func(added addedDoc) {
 				a.record(
 					field{"peer", added.Peer.Name},
 					field{"state", added.Peer.State},

@@ -32,7 +32,31 @@ func TestMain(m *testing.M) {
 	if command := os.Getenv(helperEnv); command != "" {
 		os.Exit(helper(command, os.Args[1]))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(seed.dir)
+		os.Exit(code)
+	}))
+}
+
+// seed is a directory with the data of a server that ran once. Most tests begin with a copy: initdb costs most of
+// a second of processor time.
+var seed struct {
+	sync.Once
+	dir string
+	err error
+}
+
+func makeSeed() {
+	if seed.dir, seed.err = os.MkdirTemp(tempParent(), "mosaic-devstack-seed-"); seed.err != nil {
+		return
+	}
+	var p *Postgres
+	p, seed.err = StartPostgres(context.Background(), Config{
+		DataDir: filepath.Join(seed.dir, "postgres"), Log: slog.New(slog.DiscardHandler), Settings: map[string]string{"fsync": "off"},
+	})
+	if seed.err == nil {
+		seed.err = p.Stop(context.Background())
+	}
 }
 
 // helper prints one line per thing that happened and stays until stdin ends: "open" takes the directory, "start"
@@ -174,11 +198,7 @@ func waitFor(t *testing.T, seen <-chan string, message string) {
 // may do what when, and initdb on a disk takes most of the time.
 func tempDir(t *testing.T) string {
 	t.Helper()
-	parent := ""
-	if free, ok := freeMiB("/dev/shm"); ok && free > 1024 && unix.Access("/dev/shm", unix.W_OK) == nil {
-		parent = "/dev/shm"
-	}
-	dir := must(os.MkdirTemp(parent, "mosaic-devstack-"))(t)
+	dir := must(os.MkdirTemp(tempParent(), "mosaic-devstack-"))(t)
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -187,7 +207,14 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-// dataDir is a place for a server's data, free of the durability that most tests do not need.
+func tempParent() string {
+	if free, ok := freeMiB("/dev/shm"); ok && free > 1024 && unix.Access("/dev/shm", unix.W_OK) == nil {
+		return "/dev/shm"
+	}
+	return ""
+}
+
+// newConfig is for a server whose data does not exist yet, free of the durability that most tests do not need.
 func newConfig(t *testing.T) (Config, <-chan string) {
 	t.Helper()
 	log, seen := newLog(t)
@@ -195,6 +222,19 @@ func newConfig(t *testing.T) (Config, <-chan string) {
 		DataDir: filepath.Join(tempDir(t), "postgres"), Log: log,
 		Settings: map[string]string{"fsync": "off"},
 	}, seen
+}
+
+// seededConfig is for a server that has run before.
+func seededConfig(t *testing.T) (Config, <-chan string) {
+	t.Helper()
+	cfg, seen := newConfig(t)
+	if seed.Do(makeSeed); seed.err != nil {
+		t.Fatal(seed.err)
+	}
+	if out, err := exec.Command("cp", "-a", filepath.Join(seed.dir, "postgres"), cfg.DataDir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return cfg, seen
 }
 
 func mustStart(t *testing.T, cfg Config) *Postgres {

@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-
 	"github.com/mosaicstack/gateway/internal/unixsock"
 )
 

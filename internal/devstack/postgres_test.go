@@ -49,7 +49,7 @@ func TestDataSurvivesARestart(t *testing.T) {
 
 func TestOnlyTheServersUserReachesTheSocket(t *testing.T) {
 	t.Parallel()
-	cfg, _ := newConfig(t)
+	cfg, _ := seededConfig(t)
 	mustStart(t, cfg)
 	for _, path := range []string{cfg.DataDir, filepath.Join(cfg.DataDir, socketName)} {
 		fi := must(os.Stat(path))(t)
@@ -87,7 +87,7 @@ func TestAnyPathWillDo(t *testing.T) {
 
 func TestAQueryCanBeCancelled(t *testing.T) {
 	t.Parallel()
-	cfg, seen := newConfig(t)
+	cfg, seen := seededConfig(t)
 	cfg.Settings["log_min_duration_statement"] = "-1"
 	p := mustStart(t, cfg)
 	waitFor(t, seen, "postgres started")
@@ -156,7 +156,7 @@ func TestTheEnvironmentDoesNotDecide(t *testing.T) {
 
 func TestTheServerSeesNothingOfOurEnvironment(t *testing.T) {
 	t.Parallel()
-	cfg, _ := newConfig(t)
+	cfg, _ := seededConfig(t)
 	p := mustStart(t, cfg)
 	var raw []byte
 	var err error
@@ -171,7 +171,7 @@ func TestTheServerSeesNothingOfOurEnvironment(t *testing.T) {
 
 func TestCtrlCIsNotForTheServer(t *testing.T) {
 	t.Parallel()
-	cfg, _ := newConfig(t)
+	cfg, _ := seededConfig(t)
 	p := mustStart(t, cfg)
 	if sid := must(unix.Getsid(p.PID()))(t); sid != p.PID() {
 		t.Errorf("the server is in session %d, want its own, %d", sid, p.PID())
@@ -180,7 +180,7 @@ func TestCtrlCIsNotForTheServer(t *testing.T) {
 
 func TestASecondSupervisorIsRefused(t *testing.T) {
 	t.Parallel()
-	cfg, _ := newConfig(t)
+	cfg, _ := seededConfig(t)
 	p := mustStart(t, cfg)
 	_, err := StartPostgres(t.Context(), cfg)
 	wantFault(t, err, ErrPostgresInUse)
@@ -191,7 +191,7 @@ func TestASecondSupervisorIsRefused(t *testing.T) {
 
 func TestStopIsQuickAndCompleteWhileQueriesRun(t *testing.T) {
 	t.Parallel()
-	cfg, _ := newConfig(t)
+	cfg, _ := seededConfig(t)
 	cfg.StopGrace = time.Minute // only the orderly way ends in time
 	p := mustStart(t, cfg)
 	runSQL(t, connect(t, p), "CREATE TABLE t (n int); BEGIN; INSERT INTO t VALUES (1)")
@@ -233,7 +233,7 @@ func TestStopIsQuickAndCompleteWhileQueriesRun(t *testing.T) {
 
 func TestStopWithoutPatienceKeepsWhatWasCommitted(t *testing.T) {
 	t.Parallel()
-	cfg, _ := newConfig(t)
+	cfg, _ := seededConfig(t)
 	p := mustStart(t, cfg)
 	ask(t, p, "CREATE TABLE kept AS SELECT 42 AS n")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -251,7 +251,7 @@ func TestStopWithoutPatienceKeepsWhatWasCommitted(t *testing.T) {
 
 func TestAServerThatExitsIsStartedAgain(t *testing.T) {
 	t.Parallel()
-	cfg, seen := newConfig(t)
+	cfg, seen := seededConfig(t)
 	p := mustStart(t, cfg)
 	ask(t, p, "CREATE TABLE kept AS SELECT 42 AS n")
 
@@ -289,7 +289,7 @@ func TestAServerThatExitsIsStartedAgain(t *testing.T) {
 
 func TestStopDuringBackoffReturns(t *testing.T) {
 	t.Parallel()
-	cfg, seen := newConfig(t)
+	cfg, seen := seededConfig(t)
 	p := mustStart(t, cfg)
 	// Without its version the server exits at once, each time.
 	if err := os.Rename(filepath.Join(cfg.DataDir, "PG_VERSION"), filepath.Join(cfg.DataDir, "gone")); err != nil {
@@ -325,8 +325,7 @@ func TestAStartThatFailsSaysWhy(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			cfg, _ := newConfig(t)
-			mustStop(t, mustStart(t, cfg))
+			cfg, _ := seededConfig(t)
 			tt.change(&cfg)
 			_, err := StartPostgres(t.Context(), cfg)
 			if f := wantFault(t, err, ErrPostgresStartFailed); !strings.Contains(f.Detail, tt.says) {

@@ -18,12 +18,11 @@ const (
 	pollEvery = 5 * time.Millisecond
 
 	sqlstateNoDatabase   = "3D000" // invalid_catalog_name
-	sqlstateDuplicateDB  = "42P04" // duplicate_database
 	sqlstateCannotYet    = "57P03" // cannot_connect_now
 	sqlstateShuttingDown = "57P01" // admin_shutdown
 )
 
-// awaitReady returns when the server runs a query on our database, which it creates when it is not there yet.
+// awaitReady returns when the server runs a query on our database, which it makes when it is not there yet.
 func (p *Postgres) awaitReady(ctx context.Context, c *child) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -65,11 +64,12 @@ func (p *Postgres) afterRefusal(ctx context.Context, err error) error {
 	case sqlstateCannotYet, sqlstateShuttingDown:
 		return nil
 	case sqlstateNoDatabase:
-		err = p.query(ctx, "postgres", "CREATE DATABASE "+database)
-		if err == nil || errors.As(err, &pe) && pe.Code == sqlstateDuplicateDB {
+		// initdb has just made an empty database, called postgres, that nobody else uses here. Another one would
+		// be another 300 files.
+		if err = p.query(ctx, "template1", "ALTER DATABASE postgres RENAME TO "+database); err == nil {
 			return nil
 		}
-		return p.failed("its database could not be created", err)
+		return p.failed("its database could not be made", err)
 	}
 	return p.failed("it runs, but refuses to serve: "+pe.Message, err)
 }

@@ -69,7 +69,7 @@ func TestAGatewayKilledDuringInitialisationStartsAgain(t *testing.T) {
 // orphan starts a server that nobody supervises and nobody ends.
 func orphan(t *testing.T, cfg Config) *child {
 	t.Helper()
-	p := mustStart(t, cfg) // initialises, and knows the arguments
+	p := mustStart(t, cfg) // knows the arguments
 	mustStop(t, p)
 	dir := must(os.Open(p.cfg.DataDir))(t)
 	defer dir.Close()
@@ -115,7 +115,7 @@ func TestAnOrphanIsEndedFirst(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			cfg, seen := newConfig(t)
+			cfg, seen := seededConfig(t)
 			cfg.StopGrace = 500 * time.Millisecond
 			c := orphan(t, cfg)
 			ask(t, &Postgres{cfg: cfg}, "CREATE TABLE kept AS SELECT 42 AS n")
@@ -159,7 +159,7 @@ func TestAnOrphanIsFoundWithoutPtrace(t *testing.T) {
 // PostgreSQL takes any living process of its user that has the number in its pid file for its predecessor.
 func TestAReusedPidDoesNotBlockTheStart(t *testing.T) {
 	t.Parallel()
-	cfg, _ := newConfig(t)
+	cfg, _ := seededConfig(t)
 	p := mustStart(t, cfg)
 	mustStop(t, p)
 

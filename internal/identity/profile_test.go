@@ -192,8 +192,10 @@ func TestParseRefusesForgeries(t *testing.T) {
 		"upper-case scheme":   {san(generalName(6, "SPIFFE"+uri[len("spiffe"):])), "another federation host"},
 		"another grant":       {do(uris(identity.SPIFFE(host, other, userID))), "different grants or users"},
 		"another user":        {do(uris(identity.SPIFFE(host, grantID, other))), "different grants or users"},
-		"grant and user swapped": {do(uris(identity.SPIFFE(host, userID, grantID))),
-			"different grants or users"},
+		"grant and user swapped": {
+			do(uris(identity.SPIFFE(host, userID, grantID))),
+			"different grants or users",
+		},
 		"a query":          {san(generalName(6, uri+"?x")), "different grants or users"},
 		"a trailing slash": {san(generalName(6, uri+"/")), "different grants or users"},
 		"an escape":        {san(generalName(6, strings.Replace(uri, "/grant/", "/%67rant/", 1))), "different grants or users"},

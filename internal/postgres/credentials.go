@@ -351,4 +351,6 @@ type prefixed struct {
 }
 
 // Scan implements pgx.CollectableRow.
-func (p prefixed) Scan(dest ...any) error { return p.CollectableRow.Scan(append([]any{p.first}, dest...)...) }
+func (p prefixed) Scan(dest ...any) error {
+	return p.CollectableRow.Scan(append([]any{p.first}, dest...)...)
+}

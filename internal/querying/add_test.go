@@ -2,6 +2,7 @@ package querying_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/pem"
 	"errors"
 	"net/http"
@@ -314,5 +315,28 @@ func TestAUserWhoIsDeletedDuringTheEnrollmentIsNotLinked(t *testing.T) {
 	added := w.mustAdd(b.url("t"))
 	if len(added.Credential.Users) != 0 {
 		t.Errorf("%+v", added.Credential)
+	}
+}
+
+// hangUp is a caller who goes away the moment the peer has answered.
+type hangUp struct {
+	querying.Enroller
+	cancel context.CancelFunc
+}
+
+func (h hangUp) Enroll(ctx context.Context, r querying.EnrollRequest) (querying.Answer, error) {
+	defer h.cancel()
+	return h.Enroller.Enroll(ctx, r)
+}
+
+func TestWhatThePeerGaveIsStoredThoughTheCallerHasGone(t *testing.T) {
+	t.Parallel()
+	w, b := newWorld(t), newOther(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.adder.Enroller = hangUp{w.adder.Enroller, cancel}
+	_, err := w.adder.AddPeer(ctx, querying.AddRequest{EnrollmentURL: b.url("t"), Name: "work", Act: act})
+	noError(t, err)
+	if n := w.count(`SELECT count(*) FROM federation_credentials WHERE state = 'active'`); n != 1 {
+		t.Errorf("%d active credentials", n)
 	}
 }

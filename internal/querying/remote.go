@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/seal"
 )
 
 // EnrollRequest is one redemption at another gateway.
 type EnrollRequest struct {
 	Endpoint       string // URL of the enrollment endpoint, without the token
-	Token          string
+	Token          seal.Secret
 	CSR            string // PEM
 	TTL            time.Duration
 	IdempotencyKey string

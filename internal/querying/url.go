@@ -9,6 +9,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/peer"
+	"github.com/mosaicstack/gateway/internal/seal"
 )
 
 const (
@@ -17,11 +18,11 @@ const (
 	maxTokenBytes  = 256
 )
 
-// EnrollmentURL is what an enrollment URL says. It holds a secret: print Host and nothing else of it.
+// EnrollmentURL is what an enrollment URL says.
 type EnrollmentURL struct {
 	Host          string // with the port when the URL has one
 	endpoint      string
-	token         string
+	token         seal.Secret
 	caFingerprint [sha256.Size]byte
 }
 
@@ -47,7 +48,7 @@ func ParseEnrollmentURL(s string) (EnrollmentURL, error) {
 		return EnrollmentURL{}, err
 	}
 	return EnrollmentURL{
-		Host: u.Host, token: token, caFingerprint: ca,
+		Host: u.Host, token: seal.NewSecret(token), caFingerprint: ca,
 		endpoint: u.Scheme + "://" + u.Host + path[:at] + enrollmentPath,
 	}, nil
 }
@@ -133,7 +134,7 @@ func caParameter(rawQuery string) (sum [sha256.Size]byte, err error) {
 }
 
 // hash is what a redemption is remembered by: the token itself is never stored.
-func (u EnrollmentURL) hash() [sha256.Size]byte { return sha256.Sum256([]byte(u.token)) }
+func (u EnrollmentURL) hash() [sha256.Size]byte { return sha256.Sum256([]byte(u.token.Reveal())) }
 
 // Slug makes a peer's name of a URL's host: the first label of a domain name, or the whole of an address or a
 // single label with its port. The result may still be no valid name, "local" for one.

@@ -39,7 +39,7 @@ func TestParseEnrollmentURL(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if u.endpoint != test.endpoint || u.token != aToken || u.caFingerprint[0] != 0x01 || u.caFingerprint[31] != 0xef {
+			if u.endpoint != test.endpoint || u.token.Reveal() != aToken || u.caFingerprint[0] != 0x01 || u.caFingerprint[31] != 0xef {
 				t.Errorf("%+v", u)
 			}
 			if u.Slug() != test.slug {

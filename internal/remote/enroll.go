@@ -33,7 +33,7 @@ func (e *Enroller) Enroll(ctx context.Context, r querying.EnrollRequest) (queryi
 		Token string `json:"token"`
 		CSR   string `json:"csr"`
 		TTL   int64  `json:"ttl_seconds"`
-	}{r.Token, r.CSR, int64(r.TTL / time.Second)})
+	}{r.Token.Reveal(), r.CSR, int64(r.TTL / time.Second)})
 	if err != nil {
 		return querying.Answer{}, fmt.Errorf("encode enrollment: %w", err)
 	}

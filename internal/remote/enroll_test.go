@@ -14,13 +14,14 @@ import (
 	"github.com/mosaicstack/gateway/internal/querying"
 	"github.com/mosaicstack/gateway/internal/querying/peertest"
 	"github.com/mosaicstack/gateway/internal/remote"
+	"github.com/mosaicstack/gateway/internal/seal"
 )
 
 const secret = "the-token"
 
 func enrollment(endpoint string) querying.EnrollRequest {
 	return querying.EnrollRequest{
-		Endpoint: endpoint + "/api/federation/enrollment", Token: secret, CSR: "the CSR", TTL: 30 * 24 * time.Hour,
+		Endpoint: endpoint + "/api/federation/enrollment", Token: seal.NewSecret(secret), CSR: "the CSR", TTL: 30 * 24 * time.Hour,
 		IdempotencyKey: "key-1", RequestID: "r-1",
 	}
 }
