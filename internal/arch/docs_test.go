@@ -190,6 +190,62 @@ func nameOfFault(file *ast.File) string {
 	return ""
 }
 
+// testName is a test as the docs name it: `TestX`, or `package/directory.TestX`, or that with `/part` behind it.
+var testName = regexp.MustCompile("`(?:((?:internal|cmd)/[a-z0-9/]+)\\.)?((?:Test|Fuzz)[A-Z][A-Za-z0-9]*)(?:/([^`]+))?`")
+
+// TestDocsNameTestsThatExist keeps a claim from outliving the test that shows it.
+func TestDocsNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	named := 0
+	err := filepath.WalkDir(filepath.Join(root, "docs"), func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(p, ".md") {
+			return err
+		}
+		doc, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		for _, m := range testName.FindAllStringSubmatch(string(doc), -1) {
+			named++
+			if !testExists(t, m[1], m[2], m[3]) {
+				t.Errorf("%s names the test %s, which is not there", p, m[0])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if named < 50 {
+		t.Errorf("only %d names of tests were found in docs: the search does not work any more", named)
+	}
+}
+
+// testExists looks in one directory, or in all when dir is empty. A part of a test is a literal in the same file.
+func testExists(t *testing.T, dir, name, part string) bool {
+	t.Helper()
+	pattern := []string{"internal/*/*_test.go", "internal/*/*/*_test.go", "cmd/*/*_test.go"}
+	if dir != "" {
+		pattern = []string{dir + "/*_test.go"}
+	}
+	for _, p := range pattern {
+		files, err := filepath.Glob(filepath.Join(root, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(source), "\nfunc "+name+"(") && (part == "" || strings.Contains(string(source), strconv.Quote(part))) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // search gathers the faults of one file.
 type search struct {
 	t     *testing.T

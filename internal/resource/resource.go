@@ -64,11 +64,11 @@ const (
 type Field struct {
 	Name      string
 	Kind      Kind
-	Required  bool     // present and not empty in every row
-	WriteOnly bool     // taken and never shown: the secret of a sensitive resource
-	MaxBytes  int      // longest value in bytes
-	MaxRunes  int      // longest value in characters; zero when only bytes count
-	Default   string   // of a text field that the row does not have
+	Required  bool   // present and not empty in every row
+	WriteOnly bool   // taken and never shown: the secret of a sensitive resource
+	MaxBytes  int    // longest value in bytes
+	MaxRunes  int    // longest value in characters; zero when only bytes count
+	Default   string // of a text field that the row does not have
 }
 
 // Fields lists the fields of r in the order they are documented, stored and printed in; nil for an unknown
