@@ -44,6 +44,7 @@ var packages = map[string]layer{
 	"internal/enroll":               useCase,
 	"internal/serving":              useCase,
 	"internal/querying":             useCase,
+	"internal/upkeep":               useCase,
 	"internal/edge":                 useCase, // what both HTTP adapters share
 	"migrations":                    leaf,
 	"deploy/step-ca":                leaf,
@@ -55,6 +56,7 @@ var packages = map[string]layer{
 	"internal/querying/peertest":    top,
 	"internal/postgres":             adapter,
 	"internal/limit":                adapter,
+	"internal/jobs":                 adapter,
 	"internal/remote":               adapter,
 	"internal/httpapi":              adapter,
 	"internal/fedapi":               adapter,
@@ -82,7 +84,8 @@ var owners = []struct {
 	owners  []string
 	reason  string
 }{
-	{"github.com/jackc/pgx/v5", []string{"internal/postgres", "internal/postgres/pgtest", "internal/devstack", "internal/daemon"}, "one seam for driver errors; devstack waits for its server, daemon passes the pool's configuration on"},
+	{"github.com/jackc/pgx/v5", []string{"internal/postgres", "internal/postgres/pgtest", "internal/devstack", "internal/daemon", "internal/jobs"}, "one seam for driver errors; devstack waits for its server, daemon passes the pool's configuration on"},
+	{"github.com/riverqueue/river", []string{"internal/jobs", "internal/postgres"}, "jobs have one runner; postgres brings its tables up to date"},
 	{"github.com/pressly/goose", []string{"internal/postgres"}, "migrations run in one place, under one lock"},
 	{"github.com/smallstep/certificates", caPackages(), "the CA can be replaced"},
 	{"go.step.sm/crypto", caPackages(), "the CA can be replaced"},

@@ -39,7 +39,7 @@ type client struct {
 func newHTTPClient(t *http.Transport) *http.Client {
 	t.DisableKeepAlives = true // one run asks one or two things
 	t.TLSHandshakeTimeout = 10 * time.Second
-	t.ExpectContinueTimeout = time.Second
+	t.ExpectContinueTimeout = 5 * time.Second // then the file is sent to a server that does not know the question
 	return &http.Client{
 		Transport:     t,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -67,11 +68,9 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	if o.Name == "" {
 		o.Name = defaultName
 	}
-	arc := identity.DefaultArc
-	if s := o.Getenv("MOSAIC_OID_ARC"); s != "" {
-		if arc, err = identity.ParseArc(s); err != nil {
-			return err
-		}
+	arcs, err := parseArcs(o.Getenv("MOSAIC_OID_ARC"))
+	if err != nil {
+		return err
 	}
 	var stack closers
 	defer func() { err = errors.Join(err, stack.close(log)) }()
@@ -96,7 +95,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	}
 	stack.add("federation listener", ignoreClosed(l.federation.Close))
 
-	p, err := startParts(ctx, o, dir, arc, log, &stack)
+	p, err := startParts(ctx, o, dir, arcs, log, &stack)
 	if err != nil {
 		return err
 	}
@@ -141,7 +140,7 @@ type parts struct {
 }
 
 // startParts starts the database and the CA and brings the schema up to date.
-func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, arc identity.Arc, log *slog.Logger, stack *closers) (parts, error) {
+func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, arcs []identity.Arc, log *slog.Logger, stack *closers) (parts, error) {
 	var p parts
 	var err error
 	if p.keyring, err = loadKeyring(dir); err != nil {
@@ -169,15 +168,32 @@ func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, arc identi
 	if err := p.db.CheckSafe(ctx); err != nil {
 		return p, err
 	}
-	if p.ca, err = embedded.Open(ctx, embedded.Config{Dir: dir.Join("ca"), Name: o.Name, Arc: arc, Now: o.Now}); err != nil {
+	if p.ca, err = embedded.Open(ctx, embedded.Config{Dir: dir.Join("ca"), Name: o.Name, Arc: arcs[0], Now: o.Now}); err != nil {
 		return p, err
 	}
 	stack.add("ca", func() error { return p.ca.Close() })
 	if p.roots, err = p.ca.Roots(ctx); err != nil {
 		return p, err
 	}
-	p.profile = identity.Profile{Arcs: []identity.Arc{arc}}
+	p.profile = identity.Profile{Arcs: arcs}
 	return p, nil
+}
+
+// parseArcs reads MOSAIC_OID_ARC: the arc that new certificates carry, and after a comma those that are still
+// accepted while an arc is being changed.
+func parseArcs(s string) ([]identity.Arc, error) {
+	if s == "" {
+		return []identity.Arc{identity.DefaultArc}, nil
+	}
+	var arcs []identity.Arc
+	for part := range strings.SplitSeq(s, ",") {
+		arc, err := identity.ParseArc(strings.TrimSpace(part))
+		if err != nil {
+			return nil, err
+		}
+		arcs = append(arcs, arc)
+	}
+	return arcs, nil
 }
 
 const keysetFile = "seal-keyset.json"

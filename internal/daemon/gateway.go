@@ -19,12 +19,14 @@ import (
 	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/httpapi"
 	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/jobs"
 	"github.com/mosaicstack/gateway/internal/limit"
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/querying"
 	"github.com/mosaicstack/gateway/internal/remote"
 	"github.com/mosaicstack/gateway/internal/serving"
+	"github.com/mosaicstack/gateway/internal/upkeep"
 )
 
 // The limits that are the same for everybody (spec 7).
@@ -65,6 +67,7 @@ type gateway struct {
 	credentials   *postgres.Credentials
 	serving       *postgres.Serving
 	auditLog      *postgres.AuditLog
+	jobs          *jobs.Runner
 	api           http.Handler
 	federation    *http.Server
 }
@@ -90,6 +93,10 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		return nil, err
 	}
 	if g.certificate, err = newListenerCertificate(ctx, c, host); err != nil {
+		return nil, err
+	}
+	keeper := upkeep.New(upkeep.Config{Store: &postgres.Upkeep{DB: c.db}, CA: c.ca, Log: c.log})
+	if g.jobs, err = jobs.New(c.db.Pool(), keeper.Tasks(), c.log); err != nil {
 		return nil, err
 	}
 	limiter, err := limit.NewMemory()
@@ -157,6 +164,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	base.Go(func() error { return g.noteTouches(background) })
 	base.Go(func() error { return g.health.run(background) })
 	base.Go(func() error { return g.certificate.run(background) })
+	base.Go(func() error { return g.jobs.Run(background) })
 
 	public := &http.Server{
 		Handler: g.api, ReadHeaderTimeout: apiReadHeader, ReadTimeout: apiRead, WriteTimeout: apiWrite, IdleTimeout: apiIdle,

@@ -232,6 +232,22 @@ func TestWriteFileAtomicThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+func FuzzMarker(f *testing.F) {
+	f.Add([]byte(`{"format":1,"created_at":"2026-01-02T03:04:05Z"}`))
+	f.Add([]byte(`{"format":2}`))
+	f.Add([]byte(`{"format":1e99,"created_at":null}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := parseMarker("/dir", raw)
+		switch {
+		case err == nil && (m == nil || m.Format != dirFormat):
+			t.Errorf("%q was read as %+v", raw, m)
+		case err != nil && !errors.Is(err, ErrDirFormat):
+			t.Errorf("%q: %v, want dir_format", raw, err)
+		}
+	})
+}
+
 func names(t *testing.T, dir string) string {
 	t.Helper()
 	var all []string

@@ -151,6 +151,7 @@ func (p *Postgres) run(ctx context.Context) error {
 	go p.supervise(launched)
 	first := <-launched
 	if first.err != nil {
+		p.cancel()
 		<-p.done
 		return p.failed("its program could not be started", first.err)
 	}
@@ -160,6 +161,7 @@ func (p *Postgres) run(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over {
+		p.cancel()
 		return p.failed("it ended as soon as it was ready", first.child.err)
 	}
 	p.serving = true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -128,24 +129,36 @@ func (p *Postgres) failed(what string, err error) error {
 
 // telling picks the last line that reports a failure, and what explains it. It only chooses words for a person.
 func telling(lines []string) string {
-	at := len(lines) - 1
-	for i := at; i >= 0; i-- {
-		if strings.Contains(lines[i], "FATAL:") || strings.Contains(lines[i], "PANIC:") || strings.Contains(lines[i], "error:") {
-			at = i
-			break
+	for i, line := range slices.Backward(lines) {
+		if message, ok := failureIn(line); ok {
+			return explained(message, lines[i+1:])
 		}
 	}
-	if at < 0 {
+	if len(lines) == 0 {
 		return ""
 	}
-	told := strings.Join(strings.Fields(lines[at]), " ")
-	for _, line := range lines[at+1:] {
+	return explained(lines[len(lines)-1], nil)
+}
+
+// failureIn cuts the time and the process in front of a message; initdb and the server write them differently.
+func failureIn(line string) (string, bool) {
+	for _, severity := range []string{"FATAL:", "PANIC:", "error:"} {
+		if _, message, ok := strings.Cut(line, severity); ok {
+			return message, true
+		}
+	}
+	return "", false
+}
+
+// explained adds the lines that belong to a message.
+func explained(message string, next []string) string {
+	for _, line := range next {
 		if !strings.HasPrefix(line, "DETAIL:") && !strings.HasPrefix(line, "HINT:") {
 			break
 		}
-		told += " " + strings.Join(strings.Fields(line), " ")
+		message += " " + line
 	}
-	return told
+	return strings.Join(strings.Fields(message), " ")
 }
 
 // freeMiB is the space that ordinary users may still use.

@@ -147,6 +147,7 @@ type Config struct {
 	Tries         Limiter // per token
 	Random        io.Reader
 	Log           *slog.Logger
+	Step          func(name string) // nil but in tests: told of claimed, signed, verified, activated
 }
 
 // Service redeems enrollment tokens.
@@ -239,13 +240,15 @@ func (s *Service) Redeem(ctx context.Context, r Request) (Issued, error) {
 		var again Issued
 		return again, json.Unmarshal(claim.Again, &again)
 	}
-	issued, id, err := s.sign(ctx, claim, csr, ttl)
+	s.step("claimed")
+	issued, id, signed, err := s.sign(ctx, claim, csr, ttl)
 	if err != nil {
-		return Issued{}, s.giveBack(ctx, claim, err)
+		return Issued{}, s.giveBack(ctx, claim, signed, err)
 	}
+	s.step("verified")
 	answer, err := json.Marshal(issued)
 	if err != nil {
-		return Issued{}, s.giveBack(ctx, claim, err)
+		return Issued{}, s.giveBack(ctx, claim, true, err)
 	}
 	err = s.Store.Activate(ctx, Activation{
 		Claim: claim, RequestHash: requestHash, IdempotencyHash: idempotency, Identity: id, Answer: answer,
@@ -254,51 +257,66 @@ func (s *Service) Redeem(ctx context.Context, r Request) (Issued, error) {
 	if err != nil {
 		return Issued{}, err
 	}
+	s.step("activated")
 	return issued, nil
 }
 
-// giveBack releases a claim whose certificate was not recorded. The serial counts as orphaned whenever the CA
-// may have signed: every failure but the CA's plain refusal.
-func (s *Service) giveBack(ctx context.Context, c Claim, cause error) error {
-	orphaned := !errors.Is(cause, ca.ErrRefused)
-	if err := s.Store.Release(ctx, c, orphaned); err != nil {
+// step tells a test where a redemption is, so that it can end the process there.
+func (s *Service) step(name string) {
+	if s.Step != nil {
+		s.Step(name)
+	}
+}
+
+// giveBack releases a claim whose certificate was not recorded. A serial that the CA may have signed is orphaned.
+func (s *Service) giveBack(ctx context.Context, c Claim, signed bool, cause error) error {
+	if err := s.Store.Release(ctx, c, signed); err != nil {
 		// The lease ends by itself, and the sweep finds the attempt.
 		s.Log.Warn("enrollment claim not released", "token_id", c.TokenID, "error", err)
 	}
 	return cause
 }
 
-func (s *Service) sign(ctx context.Context, c Claim, csr *x509.CertificateRequest, ttl time.Duration) (Issued, identity.Identity, error) {
+// sign has the CA sign and checks what it signed. signed says whether there may now be a certificate of the serial:
+// there is none when the CA was not asked, or said no.
+func (s *Service) sign(ctx context.Context, c Claim, csr *x509.CertificateRequest, ttl time.Duration) (_ Issued, _ identity.Identity, signed bool, _ error) {
 	ctx, cancel := context.WithTimeout(ctx, signWithin)
 	defer cancel()
 	roots, err := s.CA.Roots(ctx)
 	if err != nil {
-		return Issued{}, identity.Identity{}, err
+		return Issued{}, identity.Identity{}, false, err
 	}
 	until, err := s.notAfter(ctx, c, ttl)
 	if err != nil {
-		return Issued{}, identity.Identity{}, err
+		return Issued{}, identity.Identity{}, false, err
 	}
 	request := ca.LeafRequest{
 		CSR: csr, GrantID: c.Grant.ID, SubjectUserID: c.Grant.SubjectUserID, Host: s.Profile.Host,
 		Serial: c.Serial, NotBefore: c.Now, NotAfter: until,
 	}
 	chain, err := s.CA.IssueLeaf(ctx, request)
-	if err != nil {
-		return Issued{}, identity.Identity{}, err
+	switch {
+	case errors.Is(err, ca.ErrRefused):
+		// What is wrong between us and our CA is for our log, not for whoever enrols.
+		return Issued{}, identity.Identity{}, false, ca.ErrRefused.Because(err)
+	case errors.Is(err, identity.ErrCSR), errors.Is(err, ca.ErrLifetime), errors.Is(err, ca.ErrRequest):
+		return Issued{}, identity.Identity{}, false, err
+	case err != nil:
+		return Issued{}, identity.Identity{}, true, err
 	}
+	s.step("signed")
 	want := identity.Want{
 		Profile: s.Profile, GrantID: request.GrantID, UserID: request.SubjectUserID, PublicKey: csr.PublicKey,
 		Serial: request.Serial, NotBefore: request.NotBefore, NotAfter: request.NotAfter,
 	}
 	if err := identity.VerifyIssued(chain.Leaf, chain.Intermediates, roots, want, c.Now); err != nil {
-		return Issued{}, identity.Identity{}, ErrMisissued.Because(err)
+		return Issued{}, identity.Identity{}, true, ErrMisissued.Because(err)
 	}
 	id, err := s.Profile.Parse(chain.Leaf)
 	if err != nil {
-		return Issued{}, identity.Identity{}, ErrMisissued.Because(err)
+		return Issued{}, identity.Identity{}, true, ErrMisissued.Because(err)
 	}
-	return s.issued(c.Grant, chain, rootOf(chain, roots)), id, nil
+	return s.issued(c.Grant, chain, rootOf(chain, roots)), id, true, nil
 }
 
 // notAfter is when the certificate ends: as asked, but within what the CA signs and never after the grant.

@@ -111,15 +111,41 @@ func (a *api) peers() {
 				if err != nil {
 					return nil, err
 				}
+				if p.State == peer.Revoked {
+					held, err := a.Credentials.Listing(ctx, p.ID)
+					if err != nil {
+						return nil, err
+					}
+					a.hangUp(held)
+				}
 				return a.peer(ctx, p.ID.String())
 			})
 	}
 	register(a, operation(http.MethodDelete, "/api/federation/peers/{peer}", "peer-remove",
 		"Remove a peer with its grants and our credentials at it; its audit rows stay", "peers", account.PeersWrite),
 		func(ctx context.Context, in *PeerRef) (*empty, error) {
-			return nil, a.Peers.Remove(ctx, in.Peer, actOf(ctx))
+			p, err := a.Peers.Peer(ctx, in.Peer)
+			if err != nil {
+				return nil, err
+			}
+			held, err := a.Credentials.Listing(ctx, p.ID) // the rows go with the peer
+			if err != nil {
+				return nil, err
+			}
+			if err := a.Peers.Remove(ctx, p.ID.String(), actOf(ctx)); err != nil {
+				return nil, err
+			}
+			a.hangUp(held)
+			return nil, nil
 		})
 	a.peerQueries()
+}
+
+// hangUp closes the connections of credentials that are not used any more.
+func (a *api) hangUp(held []querying.Held) {
+	for _, h := range held {
+		a.Querying.Client.Forget(h.ID)
+	}
 }
 
 func (a *api) peer(ctx context.Context, ref string) (*body[peerBody], error) {

@@ -275,14 +275,18 @@ func recordCertificate(ctx context.Context, tx pgx.Tx, a enroll.Activation) erro
 		VALUES ($1, $2, $3, $4, $5, $6)`, id.Fingerprint[:], id.Serial, id.GrantID, id.UserID, id.NotBefore, id.NotAfter); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'recorded', settled_at = now() WHERE serial = $1`, id.Serial); err != nil {
+	tag, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'recorded', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`, id.Serial)
+	if err != nil {
 		return err
+	}
+	if tag.RowsAffected() != 1 {
+		return enroll.ErrInProgress // the lease ended, and the serial is on its way to be revoked
 	}
 	if _, err := tx.Exec(ctx, `UPDATE federation_grants SET status = 'active', activated_at = coalesce(activated_at, now()), updated_at = now(), version = version + 1
 		WHERE id = $1`, id.GrantID); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1
+	_, err = tx.Exec(ctx, `UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1
 		WHERE id = (SELECT peer_id FROM federation_grants WHERE id = $1) AND state = 'pending'`, id.GrantID)
 	return err
 }

@@ -2,14 +2,16 @@ package postgres
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"log/slog"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
 
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/migrations"
@@ -30,9 +32,46 @@ type MigrationStatus struct {
 	Applied bool   `json:"applied"`
 }
 
-// Migrate applies every pending migration. An advisory lock lets one process of all replicas do it; the others
-// wait and find nothing left to do.
+// Migrate applies every pending migration, ours and those of the job queue. An advisory lock lets one process of
+// all replicas do it; the others wait and find nothing left to do.
 func Migrate(ctx context.Context, pc *pgxpool.Config, log *slog.Logger) error {
+	if err := migrateOurs(ctx, pc, log); err != nil {
+		return err
+	}
+	return migrateJobs(ctx, pc)
+}
+
+// jobsLock is the advisory lock of the job queue's migrations: "mosaic" in ASCII.
+const jobsLock = 0x6d6f73616963
+
+// migrateJobs brings River's own tables up to date. Its migrations bring their own transactions, so the lock is the
+// session's, on a connection beside theirs.
+func migrateJobs(ctx context.Context, pc *pgxpool.Config) error {
+	two := pc.Copy()
+	two.ConnConfig = migrationConfig(pc)
+	two.MinConns, two.MaxConns = 0, 2
+	pool, err := pgxpool.NewWithConfig(ctx, two)
+	if err != nil {
+		return fmt.Errorf("open migration pool: %w", err)
+	}
+	defer pool.Close()
+	lock, err := pool.Acquire(ctx)
+	if err != nil {
+		return fail(err, "migrate job queue")
+	}
+	defer lock.Release()
+	if _, err := lock.Exec(ctx, `SELECT pg_advisory_lock($1)`, jobsLock); err != nil {
+		return fail(err, "lock job queue")
+	}
+	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return fmt.Errorf("load job queue migrations: %w", err)
+	}
+	_, err = m.Migrate(ctx, rivermigrate.DirectionUp, nil)
+	return fail(err, "migrate job queue")
+}
+
+func migrateOurs(ctx context.Context, pc *pgxpool.Config, log *slog.Logger) error {
 	return withGoose(pc, func(p *goose.Provider) error {
 		results, err := p.Up(ctx)
 		if err != nil {
@@ -76,15 +115,20 @@ func CheckMigrated(ctx context.Context, pc *pgxpool.Config) error {
 	})
 }
 
+// migrationConfig is the connection of a migration: an index on a large table takes as long as it takes.
+func migrationConfig(pc *pgxpool.Config) *pgx.ConnConfig {
+	cc := pc.ConnConfig.Copy()
+	cc.RuntimeParams["statement_timeout"] = "0"
+	cc.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
+	return cc
+}
+
 func withGoose(pc *pgxpool.Config, f func(*goose.Provider) error) error {
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {
 		return fmt.Errorf("make migration lock: %w", err)
 	}
-	cc := pc.ConnConfig.Copy()
-	cc.RuntimeParams["statement_timeout"] = "0" // an index on a large table takes as long as it takes
-	cc.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
-	var db *sql.DB = stdlib.OpenDB(*cc)
+	db := stdlib.OpenDB(*migrationConfig(pc))
 	defer db.Close() //nolint:errcheck // read-only by now, nothing to lose
 	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithSessionLocker(locker))
 	if err != nil {

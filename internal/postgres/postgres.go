@@ -98,6 +98,9 @@ func PoolConfig(c Config) (*pgxpool.Config, error) {
 // Close waits for the connections in use and closes all.
 func (db *DB) Close() { db.pool.Close() }
 
+// Pool is for libraries that bring their own statements.
+func (db *DB) Pool() *pgxpool.Pool { return db.pool }
+
 // Ping fails with ErrUnavailable when the server does not answer.
 func (db *DB) Ping(ctx context.Context) error {
 	if err := db.pool.Ping(ctx); err != nil {

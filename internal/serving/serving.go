@@ -278,11 +278,11 @@ func (r *run) limit(ctx context.Context) error {
 // refuse records a refusal, and returns it; if it cannot be recorded, nothing but that is said.
 func (r *run) refuse(ctx context.Context, err error) error {
 	f := fault.From(err)
-	if f.Kind == fault.Unauthenticated || f.Kind == fault.Forbidden {
+	if dead(f) {
 		r.s.Refused.Add(r.caller.Identity.Fingerprint)
 	}
 	if f.Kind == fault.RateLimited || errors.Is(err, context.Canceled) {
-		return err // counted in metrics: a flood must not become a flood of audit rows
+		return err // a flood must not become a flood of audit rows
 	}
 	outcome := audit.Denied
 	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
@@ -292,6 +292,17 @@ func (r *run) refuse(ctx context.Context, err error) error {
 		return recorded
 	}
 	return err
+}
+
+// dead reports a refusal that nothing can lift. A suspended peer can be resumed and a disabled user enabled, and
+// then their certificates must work at once.
+func dead(f *fault.Fault) bool {
+	for _, final := range []*fault.Fault{ErrCertificateUnknown, ErrCertificateRevoked, ErrCertificateExpired, ErrGrantRevoked, ErrGrantExpired, ErrPeerRevoked} {
+		if f.Code == final.Code {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *run) event(status int, outcome audit.Outcome, reason string, a answer) audit.Event {
