@@ -81,10 +81,13 @@ $$ SELECT to_char(t AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
 -- +goose StatementEnd
 
 -- write_doc keeps updated_at moving forward and writes the wire form. An UPDATE that sets updated_at itself is
--- a copy from elsewhere and keeps what it set.
+-- a copy from elsewhere and keeps what it set. Re-sealing a secret under another key changes nothing anybody sees.
 -- +goose StatementBegin
 CREATE FUNCTION write_doc() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND current_setting('mosaic.resealing', true) = 'on' THEN
+        RETURN NEW;
+    END IF;
     IF TG_OP = 'UPDATE' AND NEW.updated_at IS NOT DISTINCT FROM OLD.updated_at THEN
         NEW.updated_at := greatest(now(), OLD.updated_at + interval '1 microsecond');
     END IF;

@@ -56,6 +56,8 @@ const (
 	PeersQuery      Permission = "peers:query" // through a credential that names the caller
 	AuditRead       Permission = "audit:read"
 	ActForUser      Permission = "act-for-user"
+	KeyringRead     Permission = "keyring:read"
+	KeyringWrite    Permission = "keyring:write"
 )
 
 // Permissions lists every permission.
@@ -63,7 +65,7 @@ func Permissions() []Permission {
 	return []Permission{
 		UsersRead, UsersWrite, TeamsRead, TeamsWrite, TokensRead, TokensWrite,
 		ResourcesRead, ResourcesWrite, ResourcesImport,
-		GrantsRead, GrantsWrite, PeersRead, PeersWrite, PeersQuery, AuditRead, ActForUser,
+		GrantsRead, GrantsWrite, PeersRead, PeersWrite, PeersQuery, AuditRead, ActForUser, KeyringRead, KeyringWrite,
 	}
 }
 

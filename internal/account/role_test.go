@@ -29,6 +29,8 @@ func TestEveryPermissionOfEveryRole(t *testing.T) {
 		account.PeersWrite:      {true, false, false},
 		account.PeersQuery:      {true, true, false},
 		account.AuditRead:       {true, false, true},
+		account.KeyringRead:     {true, false, false},
+		account.KeyringWrite:    {true, false, false},
 		account.ActForUser:      {true, false, false},
 	}
 	if len(table) != len(account.Permissions()) {

@@ -16,7 +16,7 @@ const (
 )
 
 func (a *app) gateway() *cobra.Command {
-	cmd := a.group("gateway", "Run a gateway and look after it", a.healthcheck())
+	cmd := a.group("gateway", "Run a gateway and look after it", a.healthcheck(), a.keyring())
 	if a.env.Gateway.Dev != nil {
 		cmd.AddCommand(a.dev())
 	}

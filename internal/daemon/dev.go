@@ -24,7 +24,6 @@ import (
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
 	"github.com/mosaicstack/gateway/internal/postgres"
-	"github.com/mosaicstack/gateway/internal/seal"
 	"github.com/mosaicstack/gateway/internal/telemetry"
 	"github.com/mosaicstack/gateway/internal/unixsock"
 )
@@ -134,7 +133,7 @@ type parts struct {
 	db       *postgres.DB
 	ca       *embedded.Authority
 	roots    []*x509.Certificate
-	keyring  *seal.Keyring
+	keyring  *keyring
 	profile  identity.Profile
 	database func(context.Context) error // whether the database answers now
 }
@@ -143,7 +142,7 @@ type parts struct {
 func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, arcs []identity.Arc, log *slog.Logger, stack *closers) (parts, error) {
 	var p parts
 	var err error
-	if p.keyring, err = loadKeyring(dir); err != nil {
+	if p.keyring, err = openKeyring(dir, o.Now); err != nil {
 		return p, err
 	}
 	pg, err := devstack.StartPostgres(ctx, devstack.Config{DataDir: dir.PostgresDir(), Log: log.With("part", "postgres")})
@@ -194,26 +193,6 @@ func parseArcs(s string) ([]identity.Arc, error) {
 		arcs = append(arcs, arc)
 	}
 	return arcs, nil
-}
-
-const keysetFile = "seal-keyset.json"
-
-// loadKeyring reads the directory's keyset, or makes it on the first start. It is written before anything is
-// sealed under it.
-func loadKeyring(dir *devstack.Dir) (*seal.Keyring, error) {
-	path := dir.Join(keysetFile)
-	doc, err := os.ReadFile(path)
-	if err == nil {
-		return seal.Parse(doc)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read keyset: %w", err)
-	}
-	k, doc, err := seal.Generate()
-	if err != nil {
-		return nil, err
-	}
-	return k, devstack.WriteFileAtomic(path, doc, 0o600)
 }
 
 func listen(address string) (net.Listener, error) {

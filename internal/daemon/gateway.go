@@ -83,11 +83,12 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	c.profile.Host = host
 	g := &gateway{
 		gatewayConfig: c, log: c.log, caFingerprint: identity.FingerprintHex(c.roots[0].Raw),
-		accounts: &postgres.Accounts{DB: c.db}, resources: &postgres.Resources{DB: c.db, Seal: c.keyring},
+		accounts: &postgres.Accounts{DB: c.db}, resources: &postgres.Resources{DB: c.db, Seal: c.keyring.ring},
 		peers: &postgres.Peers{DB: c.db}, credentials: &postgres.Credentials{DB: c.db}, serving: &postgres.Serving{DB: c.db}, auditLog: &postgres.AuditLog{DB: c.db},
 		touches: make(chan uuid.UUID, 256),
 	}
 	g.writer = audit.NewWriter(g.auditLog, c.log, c.now)
+	c.keyring.sealed, c.keyring.record = &postgres.Sealed{DB: c.db}, g.writer.Record
 	g.health = newHealth(c)
 	if err := g.auditLog.EnsurePartitions(ctx); err != nil {
 		return nil, err
@@ -95,7 +96,9 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	if g.certificate, err = newListenerCertificate(ctx, c, host); err != nil {
 		return nil, err
 	}
-	keeper := upkeep.New(upkeep.Config{Store: &postgres.Upkeep{DB: c.db}, CA: c.ca, Log: c.log})
+	keeper := upkeep.New(upkeep.Config{
+		Store: &postgres.Upkeep{DB: c.db}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
+	})
 	if g.jobs, err = jobs.New(c.db.Pool(), keeper.Tasks(), c.log); err != nil {
 		return nil, err
 	}
@@ -103,8 +106,8 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	cursors := page.New(c.keyring.AEAD("cursor"))
-	hash := func(data []byte) []byte { return c.keyring.MAC("audit query", data) }
+	cursors := page.New(c.keyring.ring.AEAD("cursor"))
+	hash := func(data []byte) []byte { return c.keyring.ring.MAC("audit query", data) }
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
 			Store: g.serving, Audit: g.writer, Limiter: limiter, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
@@ -121,7 +124,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 			Random: rand.Reader, Log: c.log,
 		}),
 		Credentials: g.credentials, Adder: adder, Querying: query,
-		Cursors: cursors, Health: g.health, PublicURL: c.publicURL,
+		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL,
 		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },
 		Version:       c.version, Now: c.now, Log: c.log,
 	})
@@ -218,9 +221,9 @@ func drain(s *http.Server) error {
 func (g *gateway) newQuerying(hash querying.Hasher) (*querying.Adder, *querying.Service) {
 	client := remote.NewClient()
 	adder := querying.NewAdder(querying.AdderConfig{
-		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring, Random: rand.Reader, Now: g.now,
+		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring.ring, Random: rand.Reader, Now: g.now,
 	})
 	return adder, querying.New(querying.Config{
-		Finder: g.credentials, Client: client, Keys: g.keyring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch,
+		Finder: g.credentials, Client: client, Keys: g.keyring.ring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch,
 	})
 }

@@ -146,7 +146,9 @@ func (w *world) sweep() []string {
 	w.t.Helper()
 	authority := w.authority()
 	defer authority.Close() //nolint:errcheck // the next one opens it anew
-	keeper := upkeep.New(upkeep.Config{Store: &postgres.Upkeep{DB: w.db}, CA: authority, Log: slog.New(slog.DiscardHandler)})
+	keeper := upkeep.New(upkeep.Config{
+		Store: &postgres.Upkeep{DB: w.db}, Sealed: &postgres.Sealed{DB: w.db}, Ring: w.ring, CA: authority, Log: slog.New(slog.DiscardHandler),
+	})
 	for _, task := range keeper.Tasks() {
 		if err := task.Run(w.t.Context()); err != nil {
 			w.t.Fatalf("%s: %v", task.Name, err)

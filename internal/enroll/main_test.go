@@ -24,6 +24,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/postgres/pgtest"
 	"github.com/mosaicstack/gateway/internal/scope"
+	"github.com/mosaicstack/gateway/internal/seal"
 )
 
 var pg = pgtest.New(func(ctx context.Context, c *pgxpool.Config) error {
@@ -54,6 +55,7 @@ type world struct {
 	pool  *pgxpool.Pool
 	db    *postgres.DB
 	caDir string
+	ring  *seal.Keyring
 }
 
 func newWorld(t *testing.T) *world {
@@ -64,7 +66,11 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	w := &world{t: t, conf: conf, pool: pool, db: postgres.New(pool), caDir: filepath.Join(t.TempDir(), "ca")}
+	ring, _, err := seal.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, ring: ring, conf: conf, pool: pool, db: postgres.New(pool), caDir: filepath.Join(t.TempDir(), "ca")}
 	if _, err := (&postgres.Accounts{DB: w.db}).CreateUser(t.Context(), account.User{Email: "ada@example.org", Role: account.Member}, act); err != nil {
 		t.Fatal(err)
 	}

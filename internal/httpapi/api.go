@@ -41,6 +41,7 @@ type Config struct {
 	Adder       *querying.Adder
 	Querying    *querying.Service
 	Cursors     *page.Sealer
+	Keyring     Keyring
 	Health      Health
 
 	PublicURL     string // where people reach this API; enrollment URLs begin with it
@@ -87,6 +88,7 @@ func New(c Config) http.Handler {
 		a.grants()
 		a.peers()
 		a.audit()
+		a.keyring()
 	})
 	return edge.Observe(c.Log, "api", c.Trusted, c.Now)(r)
 }

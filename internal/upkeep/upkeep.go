@@ -53,11 +53,26 @@ type Revoker interface {
 	Revoke(ctx context.Context, serial *big.Int, reason string) error
 }
 
+// SealedStore rewrites what is stored sealed.
+type SealedStore interface {
+	// Reseal rewrites up to limit values that are not under the primary key, and says how many it rewrote.
+	Reseal(ctx context.Context, primary uint32, limit int, reseal func(old []byte, table, column, id string) ([]byte, error)) (int, error)
+}
+
+// Ring seals and opens.
+type Ring interface {
+	Primary() uint32
+	Seal(plaintext []byte, table, column, rowID string) ([]byte, error)
+	Open(sealed []byte, table, column, rowID string) ([]byte, error)
+}
+
 // Config is what upkeep needs.
 type Config struct {
-	Store Store
-	CA    Revoker
-	Log   *slog.Logger
+	Store  Store
+	Sealed SealedStore
+	Ring   Ring
+	CA     Revoker
+	Log    *slog.Logger
 }
 
 // Keeper does the tasks.
@@ -90,6 +105,7 @@ func (k *Keeper) Tasks() []Task {
 		{"expire-grants", 15 * time.Second, counted("expire-grants", k.Store.ExpireGrants)},
 		{"forget-answers", time.Minute, counted("forget-answers", k.Store.ForgetAnswers)},
 		{"audit-partitions", time.Hour, k.Store.EnsurePartitions},
+		{"reseal", 10 * time.Second, counted("reseal", k.Reseal)},
 	}
 }
 
@@ -113,6 +129,27 @@ func (k *Keeper) RevokeAtCA(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Reseal brings everything that is stored sealed under the primary key, a batch at a time, while the gateway serves.
+// A value that cannot be opened stops its batch and is named in the log by the error: nothing is overwritten.
+func (k *Keeper) Reseal(ctx context.Context) (int64, error) {
+	var total int64
+	for ctx.Err() == nil {
+		n, err := k.Sealed.Reseal(ctx, k.Ring.Primary(), batch, func(old []byte, table, column, id string) ([]byte, error) {
+			plain, err := k.Ring.Open(old, table, column, id)
+			if err != nil {
+				return nil, err
+			}
+			defer clear(plain)
+			return k.Ring.Seal(plain, table, column, id)
+		})
+		total += int64(n)
+		if err != nil || n < batch {
+			return total, err
+		}
+	}
+	return total, ctx.Err()
 }
 
 // backOff doubles from ten seconds up to an hour.
