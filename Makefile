@@ -10,7 +10,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TOOLS   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mosaic/tools
 ARGS    ?=
 
-.PHONY: run test check build format vet staticcheck setup-run setup-test setup-check
+.PHONY: run test check bench torture build format vet staticcheck setup-run setup-test setup-check
 
 run: setup-run build
 	exec bin/mosaic gateway dev $(ARGS)
@@ -36,3 +36,11 @@ staticcheck:
 
 setup-run setup-test setup-check: setup-%:
 	@deploy/dev/setup.sh $*
+
+# Pace, both sides of each comparison in one run. Ratios are what counts; machines are noisy.
+bench: setup-test
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/bench
+
+# The storms and crash matrices that make test runs small, long.
+torture: setup-test
+	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m ./internal/enroll

@@ -65,6 +65,7 @@ var packages = map[string]layer{
 	"internal/cli":                  top,
 	"internal/daemon":               top,
 	"internal/arch":                 top,
+	"internal/bench":                top,
 	"internal/postgres/pgtest":      top,
 	"cmd/mosaic":                    top,
 }

@@ -172,7 +172,7 @@ func (s *Service) Look(ctx context.Context, token, remoteAddress string) (View, 
 	} else if err != nil {
 		return View{}, err
 	}
-	return v, s.limited(ctx, s.Tries, fmt.Sprintf("enroll:%x", hash[:16]))
+	return v, s.limited(ctx, s.Tries, triesKey(hash))
 }
 
 // guessed counts a miss against the address and turns it into ErrRateLimited when there were too many. Tries
@@ -201,39 +201,36 @@ func (s *Service) limited(ctx context.Context, l Limiter, key string) error {
 // ErrGrantClosed, ErrKeyInvalid, ErrKeyReused, ErrTTLInvalid, ErrRateLimited, ErrMisissued, csr_invalid,
 // ca_unavailable. After every one of them but ErrTokenUsed and the ErrGrant ones the token is still good.
 func (s *Service) Redeem(ctx context.Context, r Request) (Issued, error) {
-	if _, err := s.Look(ctx, r.Token, r.RemoteAddress); err != nil {
+	hash, err := hashToken(r.Token)
+	if err != nil {
+		return Issued{}, s.guessed(ctx, r.RemoteAddress, err)
+	}
+	asked, err := parse(r)
+	if err != nil {
+		// Whoever has no token is told that, and nothing of their request.
+		if _, unknown := s.Look(ctx, r.Token, r.RemoteAddress); unknown != nil {
+			return Issued{}, unknown
+		}
 		return Issued{}, err
 	}
-	ttl, err := lifetime(r.TTL)
-	if err != nil {
-		return Issued{}, err
-	}
-	idempotency, err := hashKey(r.IdempotencyKey)
-	if err != nil {
-		return Issued{}, err
-	}
-	csr, err := identity.ParseCSRPEM(r.CSR)
-	if err != nil {
+	if err := s.limited(ctx, s.Tries, triesKey(hash)); err != nil {
 		return Issued{}, err
 	}
 	serial, err := ca.NewSerial(s.Random)
 	if err != nil {
 		return Issued{}, err
 	}
-	hash, err := hashToken(r.Token)
-	if err != nil {
-		return Issued{}, err
-	}
-	requestHash := hashRequest(csr, ttl)
 
 	// A client that hangs up must not leave a signed certificate behind that nobody recorded.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Lease)
 	defer cancel()
 	claim, err := s.Store.Claim(ctx, ClaimRequest{
-		TokenHash: hash, RequestHash: requestHash, IdempotencyHash: idempotency,
+		TokenHash: hash, RequestHash: asked.hash, IdempotencyHash: asked.idempotency,
 		Serial: serial, Lease: Lease, RequestID: r.RequestID,
 	})
-	if err != nil {
+	if errors.Is(err, ErrTokenUnknown) || errors.Is(err, ErrTokenExpired) {
+		return Issued{}, s.guessed(ctx, r.RemoteAddress, err)
+	} else if err != nil {
 		return Issued{}, err
 	}
 	if claim.Again != nil {
@@ -241,7 +238,7 @@ func (s *Service) Redeem(ctx context.Context, r Request) (Issued, error) {
 		return again, json.Unmarshal(claim.Again, &again)
 	}
 	s.step("claimed")
-	issued, id, signed, err := s.sign(ctx, claim, csr, ttl)
+	issued, id, signed, err := s.sign(ctx, claim, asked.csr, asked.ttl)
 	if err != nil {
 		return Issued{}, s.giveBack(ctx, claim, signed, err)
 	}
@@ -251,7 +248,7 @@ func (s *Service) Redeem(ctx context.Context, r Request) (Issued, error) {
 		return Issued{}, s.giveBack(ctx, claim, true, err)
 	}
 	err = s.Store.Activate(ctx, Activation{
-		Claim: claim, RequestHash: requestHash, IdempotencyHash: idempotency, Identity: id, Answer: answer,
+		Claim: claim, RequestHash: asked.hash, IdempotencyHash: asked.idempotency, Identity: id, Answer: answer,
 		Act: audit.Act{RequestID: r.RequestID, Actor: "enrollment", RemoteAddress: r.RemoteAddress},
 	})
 	if err != nil {
@@ -260,6 +257,33 @@ func (s *Service) Redeem(ctx context.Context, r Request) (Issued, error) {
 	s.step("activated")
 	return issued, nil
 }
+
+// asked is a request that has been read.
+type asked struct {
+	csr         *x509.CertificateRequest
+	ttl         time.Duration
+	idempotency []byte   // hash of the key; nil without one
+	hash        [32]byte // of the CSR and the lifetime
+}
+
+func parse(r Request) (asked, error) {
+	var a asked
+	var err error
+	if a.ttl, err = lifetime(r.TTL); err != nil {
+		return a, err
+	}
+	if a.idempotency, err = hashKey(r.IdempotencyKey); err != nil {
+		return a, err
+	}
+	if a.csr, err = identity.ParseCSRPEM(r.CSR); err != nil {
+		return a, err
+	}
+	a.hash = hashRequest(a.csr, a.ttl)
+	return a, nil
+}
+
+// triesKey is a token's own bucket, which says nothing of the token.
+func triesKey(hash [32]byte) string { return fmt.Sprintf("enroll:%x", hash[:16]) }
 
 // step tells a test where a redemption is, so that it can end the process there.
 func (s *Service) step(name string) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/enroll"
@@ -109,43 +110,75 @@ func (e *Enrollment) View(ctx context.Context, hash [32]byte) (enroll.View, erro
 func (e *Enrollment) Claim(ctx context.Context, r enroll.ClaimRequest) (enroll.Claim, error) {
 	var claim enroll.Claim
 	err := e.inTx(ctx, "claim enrollment token", func(tx pgx.Tx) error {
-		c, err := takeToken(ctx, tx, r)
-		if errors.Is(err, pgx.ErrNoRows) {
+		c, grantID, err := takeToken(ctx, tx, r)
+		if notFound(err) {
 			claim, err = whyNotTaken(ctx, tx, r)
 			return err
 		} else if err != nil {
 			return err
 		}
-		s, err := readToken(ctx, tx, r.TokenHash)
-		if err != nil {
+		var batch pgx.Batch
+		var st standing
+		st.queue(&batch, grantID, "", "")
+		batch.Queue(`INSERT INTO federation_sign_attempts (serial, token_id, grant_id, generation, purpose, lease_until)
+			VALUES ($1, $2, $3, $4, 'enroll', now() + $5::interval)`, r.Serial.String(), c.TokenID, grantID, c.Generation, r.Lease)
+		if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 			return err
 		}
-		if c.Grant, err = findGrant(ctx, tx, s.grantID, ""); err != nil {
-			return err
-		}
-		if err := closed(c.Grant, s.peerState, s.userDisabled, s.now); err != nil {
+		if err := st.closed(); err != nil {
 			return err // rolls the claim back
 		}
-		c.Now, c.Serial = s.now, r.Serial
-		if _, err := tx.Exec(ctx, `INSERT INTO federation_sign_attempts (serial, token_id, grant_id, generation, purpose, lease_until)
-			VALUES ($1, $2, $3, $4, 'enroll', now() + $5::interval)`,
-			r.Serial.String(), c.TokenID, c.Grant.ID, c.Generation, r.Lease); err != nil {
-			return err
-		}
+		c.Grant, c.Now, c.Serial = st.grant, st.now, r.Serial
 		claim = c
 		return nil
 	})
 	return claim, err
 }
 
-func takeToken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (enroll.Claim, error) {
-	var c enroll.Claim
-	err := tx.QueryRow(ctx, `UPDATE federation_enrollment_tokens t
+func takeToken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (c enroll.Claim, grantID uuid.UUID, err error) {
+	err = tx.QueryRow(ctx, `UPDATE federation_enrollment_tokens t
 		SET claim_generation = claim_generation + 1, claimed_at = now(), claim_lease_until = now() + $2::interval,
 			claim_csr_hash = $3, claim_request_id = $4
 		WHERE token_hash = $1 AND `+tokenAlive+` AND (claim_lease_until IS NULL OR claim_lease_until <= now())
-		RETURNING id, claim_generation`, r.TokenHash[:], r.Lease, r.RequestHash[:], r.RequestID).Scan(&c.TokenID, &c.Generation)
-	return c, err
+		RETURNING id, claim_generation, grant_id`, r.TokenHash[:], r.Lease, r.RequestHash[:], r.RequestID).Scan(&c.TokenID, &c.Generation, &grantID)
+	return c, grantID, err
+}
+
+// standing is what an enrollment stands on: the grant, its peer and its user, and the time.
+type standing struct {
+	grant        grant.Grant
+	peer         peer.State
+	userDisabled bool
+	now          time.Time
+	gone         bool // the grant was deleted, with its peer or its user
+}
+
+// queue adds the statements that read the standing to a batch, the peer first: every transaction that locks takes
+// its locks in the order peer, grant.
+func (s *standing) queue(batch *pgx.Batch, grantID uuid.UUID, lockPeer, lockGrant string) {
+	batch.Queue(`SELECT p.state FROM federation_peers p JOIN federation_grants g ON g.peer_id = p.id WHERE g.id = $1 `+lockPeer, grantID).
+		Query(func(rows pgx.Rows) error { return s.one(rows, &s.peer) })
+	batch.Queue(`SELECT `+grantColumns+` FROM federation_grants g JOIN federation_peers p ON p.id = g.peer_id WHERE g.id = $1 `+lockGrant, grantID).
+		Query(func(rows pgx.Rows) error { return s.one(rows, grantFields(&s.grant)...) })
+	batch.Queue(`SELECT u.disabled_at IS NOT NULL, now() FROM users u JOIN federation_grants g ON g.subject_user_id = u.id WHERE g.id = $1`, grantID).
+		Query(func(rows pgx.Rows) error { return s.one(rows, &s.userDisabled, &s.now) })
+}
+
+func (s *standing) one(rows pgx.Rows, dest ...any) error {
+	defer rows.Close()
+	if !rows.Next() {
+		s.gone = true
+		return rows.Err()
+	}
+	return rows.Scan(dest...)
+}
+
+// closed says whether the standing is not open for enrollment.
+func (s *standing) closed() error {
+	if s.gone {
+		return enroll.ErrGrantClosed
+	}
+	return closed(s.grant, s.peer, s.userDisabled, s.now)
 }
 
 // whyNotTaken explains a claim that hit no row, or finds the answer the same request got before.
@@ -212,81 +245,49 @@ func (e *Enrollment) Activate(ctx context.Context, a enroll.Activation) error {
 }
 
 func activate(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
-	c := a.Claim
-	p, err := findPeer(ctx, tx, c.Grant.PeerID.String(), "FOR UPDATE")
-	if errors.Is(err, ErrPeerNotFound) {
-		return enroll.ErrGrantClosed
-	} else if err != nil {
+	var batch pgx.Batch
+	// Only the first enrollment of a peer writes its row. The others share it: enrollments of one peer must not wait
+	// for each other's commits. A user is disabled or deleted under its own lock, and looked at again at every request.
+	batch.Queue(`UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1
+		WHERE id = $1 AND state = 'pending'`, a.Claim.Grant.PeerID)
+	var st standing
+	st.queue(&batch, a.Claim.Grant.ID, "FOR SHARE OF p", "FOR UPDATE OF g")
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return err
 	}
-	g, err := findGrant(ctx, tx, c.Grant.ID, "FOR UPDATE OF g")
-	if errors.Is(err, ErrGrantNotFound) {
-		return enroll.ErrGrantClosed
-	} else if err != nil {
-		return err
-	}
-	var disabled bool
-	if err := tx.QueryRow(ctx, `SELECT disabled_at IS NOT NULL FROM users WHERE id = $1 FOR SHARE`, g.SubjectUserID).Scan(&disabled); err != nil {
-		return err
-	}
-	now, err := clock(ctx, tx)
-	if err != nil {
-		return err
-	}
-	if err := closed(g, p.State, disabled, now); err != nil {
+	if err := st.closed(); err != nil {
 		return enroll.ErrGrantClosed.Because(err)
 	}
-	if err := spend(ctx, tx, a); err != nil {
-		return err
-	}
-	if err := recordCertificate(ctx, tx, a); err != nil {
-		return err
-	}
+	g := st.grant
 	event := a.Act.Event("enrollment.redeem")
 	event.Direction = audit.Inbound
-	event.PeerID, event.PeerName, event.GrantID, event.SubjectUserID = p.ID, p.Name, g.ID, g.SubjectUserID
+	event.PeerID, event.PeerName, event.GrantID, event.SubjectUserID = g.PeerID, g.Peer, g.ID, g.SubjectUserID
 	event.Fingerprint, event.StatusCode = a.Identity.Fingerprint[:], 201
-	return record(ctx, tx, event)
+	return recordActivation(ctx, tx, a, event)
 }
 
-// spend is the one conditional UPDATE that single use rests on: it must hit one row.
-func spend(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
-	tag, err := tx.Exec(ctx, `UPDATE federation_enrollment_tokens
+// recordActivation writes everything in one round trip. Two of the statements must hit exactly one row: the one that
+// spends the token, which is what single use rests on, and the one that settles the attempt.
+func recordActivation(ctx context.Context, tx pgx.Tx, a enroll.Activation, event audit.Event) error {
+	id := a.Identity
+	var batch pgx.Batch
+	one := func(tag pgconn.CommandTag) error {
+		if tag.RowsAffected() != 1 {
+			return enroll.ErrInProgress // another claim took over, or the lease ended and the serial will be revoked
+		}
+		return nil
+	}
+	batch.Queue(`UPDATE federation_enrollment_tokens
 		SET spent_at = now(), spent_fingerprint = $3, idempotency_hash = $4, request_hash = $5, answer = $6, claim_lease_until = NULL
 		WHERE id = $1 AND claim_generation = $2 AND spent_at IS NULL`,
-		a.Claim.TokenID, a.Claim.Generation, a.Identity.Fingerprint[:], a.IdempotencyHash, a.RequestHash[:], a.Answer)
-	if err != nil {
-		return err
-	}
-	if tag.RowsAffected() != 1 {
-		return enroll.ErrInProgress // another claim has taken over since
-	}
-	return nil
-}
-
-// recordCertificate puts the certificate in the registry in place of the grant's earlier ones.
-func recordCertificate(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
-	id := a.Identity
-	if _, err := tx.Exec(ctx, `UPDATE federation_certificates SET revoked_at = now(), revoked_reason = 'superseded'
-		WHERE grant_id = $1 AND revoked_at IS NULL`, id.GrantID); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after)
-		VALUES ($1, $2, $3, $4, $5, $6)`, id.Fingerprint[:], id.Serial, id.GrantID, id.UserID, id.NotBefore, id.NotAfter); err != nil {
-		return err
-	}
-	tag, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'recorded', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`, id.Serial)
-	if err != nil {
-		return err
-	}
-	if tag.RowsAffected() != 1 {
-		return enroll.ErrInProgress // the lease ended, and the serial is on its way to be revoked
-	}
-	if _, err := tx.Exec(ctx, `UPDATE federation_grants SET status = 'active', activated_at = coalesce(activated_at, now()), updated_at = now(), version = version + 1
-		WHERE id = $1`, id.GrantID); err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, `UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1
-		WHERE id = (SELECT peer_id FROM federation_grants WHERE id = $1) AND state = 'pending'`, id.GrantID)
-	return err
+		a.Claim.TokenID, a.Claim.Generation, id.Fingerprint[:], a.IdempotencyHash, a.RequestHash[:], a.Answer).Exec(one)
+	batch.Queue(`UPDATE federation_sign_attempts SET outcome = 'recorded', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`, id.Serial).Exec(one)
+	batch.Queue(`UPDATE federation_certificates SET revoked_at = now(), revoked_reason = 'superseded'
+		WHERE grant_id = $1 AND revoked_at IS NULL`, id.GrantID)
+	batch.Queue(`INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after)
+		VALUES ($1, $2, $3, $4, $5, $6)`, id.Fingerprint[:], id.Serial, id.GrantID, id.UserID, id.NotBefore, id.NotAfter)
+	batch.Queue(`UPDATE federation_grants SET status = 'active', activated_at = coalesce(activated_at, now()), updated_at = now(), version = version + 1
+		WHERE id = $1`, id.GrantID)
+	batch.Queue(insertEvent, eventArgs(event)...)
+	return tx.SendBatch(ctx, &batch).Close()
 }

@@ -129,7 +129,7 @@ func (s *Grants) peerForGrant(ctx context.Context, tx pgx.Tx, name string, act a
 	if err != nil {
 		return peer.Peer{}, err
 	}
-	p, err := findPeer(ctx, tx, name, "FOR UPDATE")
+	p, err := findPeer(ctx, tx, name, "FOR SHARE")
 	if err != nil {
 		return p, err
 	}
@@ -161,7 +161,7 @@ func (s *Grants) IssueToken(ctx context.Context, id uuid.UUID, t NewToken, act a
 	var at time.Time
 	err := s.inTx(ctx, "issue token", func(tx pgx.Tx) error {
 		var err error
-		if out, err = findGrant(ctx, tx, id, "FOR UPDATE OF g"); err != nil {
+		if out, err = lockGrant(ctx, tx, id); err != nil {
 			return err
 		}
 		now, err := clock(ctx, tx)
@@ -201,6 +201,15 @@ func findGrant(ctx context.Context, q querier, id uuid.UUID, lock string) (grant
 	return g, fail(err, "find grant")
 }
 
+// lockGrant locks the grant for a change, its peer first: the audit row of the change refers to the peer, and whoever
+// revokes or removes the peer goes on to its grants. In the other order the two would wait for each other.
+func lockGrant(ctx context.Context, tx pgx.Tx, id uuid.UUID) (grant.Grant, error) {
+	if _, err := tx.Exec(ctx, `SELECT FROM federation_peers p JOIN federation_grants g ON g.peer_id = p.id WHERE g.id = $1 FOR KEY SHARE OF p`, id); err != nil {
+		return grant.Grant{}, err
+	}
+	return findGrant(ctx, tx, id, "FOR UPDATE OF g")
+}
+
 // Grants lists all grants, newest first.
 func (s *Grants) Grants(ctx context.Context) ([]grant.Grant, error) {
 	return collect(ctx, s.pool, "list grants", scanGrant,
@@ -211,7 +220,7 @@ func (s *Grants) Grants(ctx context.Context) ([]grant.Grant, error) {
 func (s *Grants) Approve(ctx context.Context, id uuid.UUID, reason string, act audit.Act) (grant.Grant, error) {
 	var out grant.Grant
 	err := s.inTx(ctx, "approve grant", func(tx pgx.Tx) error {
-		g, err := findGrant(ctx, tx, id, "FOR UPDATE OF g")
+		g, err := lockGrant(ctx, tx, id)
 		if err != nil {
 			return err
 		}
@@ -246,7 +255,7 @@ func (s *Grants) Approve(ctx context.Context, id uuid.UUID, reason string, act a
 func (s *Grants) Revoke(ctx context.Context, id uuid.UUID, reason string, act audit.Act) (grant.Grant, error) {
 	var out grant.Grant
 	err := s.inTx(ctx, "revoke grant", func(tx pgx.Tx) error {
-		g, err := findGrant(ctx, tx, id, "FOR UPDATE OF g")
+		g, err := lockGrant(ctx, tx, id)
 		if err != nil {
 			return err
 		}

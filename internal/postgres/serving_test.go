@@ -390,3 +390,38 @@ func TestAClaimWhoseLeaseEndedCannotActivateAfterAnother(t *testing.T) {
 		t.Errorf("fast activation: %v", err)
 	}
 }
+
+func TestRevokesOfGrantsAndPeersDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ada := w.user("ada@example.org", account.Member)
+	for round := range 10 {
+		var ids []uuid.UUID
+		for i := range 6 {
+			ids = append(ids, w.pending(ada, tasksOnly, fmt.Sprint(round, i)).ID)
+		}
+		var wg sync.WaitGroup
+		for _, id := range ids {
+			wg.Go(func() {
+				if _, err := w.grants.Revoke(w.ctx, id, "", act); err != nil && !errors.Is(err, postgres.ErrGrantNotFound) {
+					t.Errorf("revoke: %v", err)
+				}
+			})
+		}
+		wg.Go(func() {
+			if round%2 == 0 {
+				if err := w.peers.Remove(w.ctx, "home", act); err != nil {
+					t.Errorf("remove: %v", err)
+				}
+				return
+			}
+			if _, err := w.peers.Change(w.ctx, "home", postgres.Transition{Verb: "peer.revoke", Rule: peer.State.Revoke}, "", act); err != nil {
+				t.Errorf("revoke peer: %v", err)
+			}
+			if err := w.peers.Remove(w.ctx, "home", act); err != nil {
+				t.Errorf("remove: %v", err)
+			}
+		})
+		wg.Wait()
+	}
+}

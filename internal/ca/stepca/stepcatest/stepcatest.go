@@ -41,7 +41,7 @@ type Server struct {
 }
 
 // Start runs a step-ca until the test ends. Each edit changes its configuration before it starts.
-func Start(t *testing.T, edits ...func(*config.Config)) *Server {
+func Start(t testing.TB, edits ...func(*config.Config)) *Server {
 	t.Helper()
 	s := &Server{Dir: filepath.Join(t.TempDir(), "step-ca")}
 	s.create(t)
@@ -50,7 +50,7 @@ func Start(t *testing.T, edits ...func(*config.Config)) *Server {
 }
 
 // Restart stops the server and starts it on the same directory, changed by edits, at another port.
-func (s *Server) Restart(t *testing.T, edits ...func(*config.Config)) *Server {
+func (s *Server) Restart(t testing.TB, edits ...func(*config.Config)) *Server {
 	t.Helper()
 	s.stop()
 	again := &Server{Dir: s.Dir, Roots: s.Roots, Password: s.Password}
@@ -61,7 +61,7 @@ func (s *Server) Restart(t *testing.T, edits ...func(*config.Config)) *Server {
 // Stop kills the server, as a crash would.
 func (s *Server) Stop() { s.stop() }
 
-func (s *Server) serve(t *testing.T, edits []func(*config.Config)) {
+func (s *Server) serve(t testing.TB, edits []func(*config.Config)) {
 	t.Helper()
 	binary := Binary(t)
 	const tries = 3 // a port that was free a moment ago may not be any more
@@ -75,7 +75,7 @@ func (s *Server) serve(t *testing.T, edits []func(*config.Config)) {
 }
 
 // Binary finds step-ca, or fails the test: a CA that is not tested against the real one is not tested.
-func Binary(t *testing.T) string {
+func Binary(t testing.TB) string {
 	t.Helper()
 	path := os.Getenv(binaryEnv)
 	if path == "" {
@@ -93,7 +93,7 @@ func Binary(t *testing.T) string {
 
 // create makes the directory with the authority that lives in process, which is laid out as step-ca's own: that a
 // stock step-ca serves it is part of what the tests show.
-func (s *Server) create(t *testing.T) {
+func (s *Server) create(t testing.TB) {
 	t.Helper()
 	a, err := embedded.Open(t.Context(), embedded.Config{Dir: s.Dir, Name: "Test", Arc: identity.DefaultArc})
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *Server) create(t *testing.T) {
 }
 
 // run starts the process and waits until it serves.
-func (s *Server) run(t *testing.T, binary string, edits []func(*config.Config)) error {
+func (s *Server) run(t testing.TB, binary string, edits []func(*config.Config)) error {
 	t.Helper()
 	file := filepath.Join(s.Dir, "config", "ca.json")
 	conf, err := config.LoadConfiguration(file)
@@ -155,7 +155,7 @@ func (s *Server) run(t *testing.T, binary string, edits []func(*config.Config)) 
 	return nil
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -202,7 +202,7 @@ func (s *Server) Config() stepca.Config {
 }
 
 // Client makes a client of the server.
-func (s *Server) Client(t *testing.T) *stepca.Client {
+func (s *Server) Client(t testing.TB) *stepca.Client {
 	t.Helper()
 	c, err := stepca.New(s.Config())
 	if err != nil {
@@ -213,7 +213,7 @@ func (s *Server) Client(t *testing.T) *stepca.Client {
 }
 
 // Provisioner reads one of the server's provisioners from its configuration.
-func (s *Server) Provisioner(t *testing.T, name string) *provisioner.JWK {
+func (s *Server) Provisioner(t testing.TB, name string) *provisioner.JWK {
 	t.Helper()
 	conf, err := config.LoadConfiguration(filepath.Join(s.Dir, "config", "ca.json"))
 	if err != nil {

@@ -1,0 +1,509 @@
+package fedapi_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.step.sm/crypto/pemutil"
+
+	"github.com/mosaicstack/gateway/internal/account"
+	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/ca"
+	"github.com/mosaicstack/gateway/internal/ca/embedded"
+	"github.com/mosaicstack/gateway/internal/enroll"
+	"github.com/mosaicstack/gateway/internal/fedapi"
+	"github.com/mosaicstack/gateway/internal/grant"
+	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/limit"
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/postgres"
+	"github.com/mosaicstack/gateway/internal/postgres/pgtest"
+	"github.com/mosaicstack/gateway/internal/scope"
+	"github.com/mosaicstack/gateway/internal/seal"
+	"github.com/mosaicstack/gateway/internal/serving"
+)
+
+var pg = pgtest.New(func(ctx context.Context, c *pgxpool.Config) error {
+	return postgres.Migrate(ctx, c, slog.New(slog.DiscardHandler))
+})
+
+func TestMain(m *testing.M) {
+	code := pg.Main(m)
+	for _, dir := range caDirs {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// fedHost is what the gateway of these tests calls itself.
+const fedHost = "127.0.0.1"
+
+func profile() identity.Profile {
+	return identity.Profile{Arcs: []identity.Arc{identity.DefaultArc}, Host: fedHost}
+}
+
+// authority is a CA with its issuer's key, as whoever else may have something signed by it has it.
+type authority struct {
+	*embedded.Authority
+	root, issuer *x509.Certificate
+	issuerKey    crypto.Signer
+}
+
+// The CAs of the test binary, made once: the gateway's own, and a stranger's.
+var (
+	caDirs []string
+	ours   = sync.OnceValues(openCA)
+	theirs = sync.OnceValues(openCA)
+	making sync.Mutex
+)
+
+func openCA() (*authority, error) {
+	making.Lock()
+	defer making.Unlock()
+	dir, err := os.MkdirTemp("", "mosaic-fedapi-ca-")
+	if err != nil {
+		return nil, err
+	}
+	caDirs = append(caDirs, dir)
+	a, err := embedded.Open(context.Background(), embedded.Config{Dir: filepath.Join(dir, "ca"), Name: "Test", Arc: identity.DefaultArc})
+	if err != nil {
+		return nil, err
+	}
+	roots, err := a.Roots(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	password, err := os.ReadFile(filepath.Join(dir, "ca", "password"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := pemutil.Read(filepath.Join(dir, "ca", "secrets", "intermediate_ca_key"), pemutil.WithPassword([]byte(strings.TrimSpace(string(password)))))
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := pemutil.ReadCertificate(filepath.Join(dir, "ca", "certs", "intermediate_ca.crt"))
+	if err != nil {
+		return nil, err
+	}
+	return &authority{a, roots[0], issuer, key.(crypto.Signer)}, nil
+}
+
+func mustCA(t *testing.T, get func() (*authority, error)) *authority {
+	t.Helper()
+	a, err := get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func newCSR(t *testing.T, key crypto.Signer, names ...string) *x509.CertificateRequest {
+	t.Helper()
+	template := &x509.CertificateRequest{}
+	for _, n := range names {
+		template.IPAddresses = append(template.IPAddresses, net.ParseIP(n))
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return csr
+}
+
+func chained(key crypto.Signer, c ca.Chain) *tls.Certificate {
+	out := &tls.Certificate{PrivateKey: key, Leaf: c.Leaf, Certificate: [][]byte{c.Leaf.Raw}}
+	for _, i := range c.Intermediates {
+		out.Certificate = append(out.Certificate, i.Raw)
+	}
+	return out
+}
+
+// signed has the federation's provisioner sign a certificate that no registry will ever hold.
+func (a *authority) signed(t *testing.T, grantID, userID uuid.UUID) *tls.Certificate {
+	t.Helper()
+	key := newKey(t)
+	chain, err := a.IssueLeaf(t.Context(), ca.LeafRequest{
+		CSR: newCSR(t, key), GrantID: grantID, SubjectUserID: userID, Host: fedHost, NotAfter: time.Now().Add(time.Hour),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chained(key, chain)
+}
+
+// server has the provisioner of listeners sign a certificate.
+func (a *authority) server(t *testing.T) *tls.Certificate {
+	t.Helper()
+	key := newKey(t)
+	chain, err := a.IssueServer(t.Context(), ca.ServerRequest{
+		CSR: newCSR(t, key, fedHost), Names: []string{fedHost}, NotAfter: time.Now().Add(24 * time.Hour),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chained(key, chain)
+}
+
+// stepProvisioner is the extension in which Step-CA says which provisioner a certificate came from.
+var stepProvisioner = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 37476, 9000, 64, 1}
+
+// forged has the CA's issuer sign whatever change makes of a perfect certificate for grant and user, as another
+// provisioner of the same CA could.
+func (a *authority) forged(t *testing.T, grantID, userID uuid.UUID, change func(*x509.Certificate)) *tls.Certificate {
+	t.Helper()
+	from, err := asn1.Marshal(struct {
+		Type               int
+		Name, CredentialID []byte
+	}{1, []byte("somebody-else"), []byte("kid")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := func(id uuid.UUID) []byte { return append([]byte{0x0c, 0x24}, id.String()...) }
+	serial := uuid.New()
+	template := &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(serial[:]), Subject: pkix.Name{CommonName: grantID.String()},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		URIs: []*url.URL{identity.SPIFFE(fedHost, grantID, userID)},
+		ExtraExtensions: []pkix.Extension{
+			{Id: identity.DefaultArc.Grant(), Value: claim(grantID)},
+			{Id: identity.DefaultArc.User(), Value: claim(userID)},
+			{Id: stepProvisioner, Value: from},
+		},
+	}
+	change(template)
+	key := newKey(t)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.issuer, key.Public(), a.issuerKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chained(key, ca.Chain{Leaf: leaf, Intermediates: []*x509.Certificate{a.issuer}})
+}
+
+// clock is the machine's, moved ahead by a test.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
+// lines hands every line of a log to whoever waits for it.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	select {
+	case l <- string(b):
+	default: // nobody reads any more
+	}
+	return len(b), nil
+}
+
+// gateway is the federation listener on a database of its own.
+type gateway struct {
+	t       *testing.T
+	ca      *authority
+	clock   *clock
+	pool    *pgxpool.Pool
+	stores  *postgres.DB
+	enroll  *enroll.Service
+	serving *serving.Service
+	log     lines
+	tickets [32]byte // the key of session tickets, which replicas share
+	own     *tls.Certificate
+	addr    string
+}
+
+// direct records without the group commit of audit.Writer.
+type direct struct{ *postgres.AuditLog }
+
+func (d direct) Record(ctx context.Context, e audit.Event) error {
+	return d.Append(ctx, []audit.Event{e})
+}
+
+func newGateway(t *testing.T) *gateway {
+	t.Helper()
+	keys, err := seal.Derive([]byte("a secret of the tests, long enough to derive from"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limiter, err := limit.NewMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gateway{t: t, ca: mustCA(t, ours), clock: &clock{}, pool: pg.Pool(t), log: make(lines, 1000)}
+	g.stores = postgres.New(g.pool)
+	_, _ = rand.Read(g.tickets[:])
+	g.own = g.ca.server(t)
+	many := limit.Fixed{Limiter: limiter, Limit: grant.Limit{PerMinute: 1000, Burst: 1000}}
+	g.enroll = enroll.New(enroll.Config{
+		Store: &postgres.Enrollment{DB: g.stores}, CA: g.ca, Profile: profile(), Guesses: many, Tries: many,
+		Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
+	})
+	g.serving = serving.New(serving.Config{
+		Store: &postgres.Serving{DB: g.stores}, Audit: direct{&postgres.AuditLog{DB: g.stores}}, Limiter: limiter,
+		Cursors: page.New(keys.AEAD("cursor")), Hash: func(b []byte) []byte { return keys.MAC("query", b) },
+		Now: g.clock.now, Log: slog.New(slog.DiscardHandler), Refused: serving.NewRefusedLately(g.clock.now),
+	})
+	g.addr = g.listen(g.trust())
+	return g
+}
+
+func (g *gateway) trust() fedapi.Trust {
+	return fedapi.Trust{
+		Roots: []*x509.Certificate{g.ca.root}, Intermediates: []*x509.Certificate{g.ca.issuer}, Profile: profile(), Now: g.clock.now,
+	}
+}
+
+func (g *gateway) server(p identity.Profile) *http.Server {
+	return fedapi.NewServer(fedapi.Config{
+		Serving: g.serving, Profile: p, Now: g.clock.now,
+		Log: slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+}
+
+// listen starts a replica that trusts as t says, and returns its address.
+func (g *gateway) listen(t fedapi.Trust) string {
+	g.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	conf := fedapi.TLSConfig(func() (*tls.Certificate, error) { return g.own, nil }, t)
+	conf.SetSessionTicketKeys([][32]byte{g.tickets})
+	s := g.server(t.Profile)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(tls.NewListener(l, conf)) }()
+	g.t.Cleanup(func() {
+		_ = s.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			g.t.Errorf("serve: %v", err)
+		}
+	})
+	return l.Addr().String()
+}
+
+var act = audit.Act{RequestID: "test", Actor: "test"}
+
+// enrol makes a user with a grant over tasks, and redeems its token for a certificate.
+func (g *gateway) enrol(email string) (*tls.Certificate, grant.Grant) {
+	g.t.Helper()
+	ctx := g.t.Context()
+	if _, err := (&postgres.Accounts{DB: g.stores}).CreateUser(ctx, account.User{Email: email, Role: account.Member}, act); err != nil {
+		g.t.Fatal(err)
+	}
+	s, err := scope.Parse([]byte(`{"resources":["tasks"],"max_rows_per_query":10}`))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	token, hash, err := enroll.NewToken(rand.Reader)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	made, _, err := (&postgres.Grants{DB: g.stores}).CreateGrant(ctx, postgres.NewGrant{PeerName: "home", SubjectUser: email, Scope: s}, postgres.NewToken{Hash: hash, TTL: time.Minute}, act)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	key := newKey(g.t)
+	csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: newCSR(g.t, key).Raw})
+	issued, err := g.enroll.Redeem(ctx, enroll.Request{Token: token, CSR: csr})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	cert, err := tls.X509KeyPair([]byte(issued.Chain), keyPEM(g.t, key))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return &cert, made
+}
+
+func keyPEM(t *testing.T, key crypto.Signer) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
+
+// presenting is a client's TLS configuration that shows a certificate whatever CAs the server names; nil shows none.
+func (g *gateway) presenting(cert *tls.Certificate) *tls.Config {
+	roots := x509.NewCertPool()
+	roots.AddCert(g.ca.root)
+	if cert == nil {
+		cert = &tls.Certificate{}
+	}
+	return &tls.Config{
+		RootCAs: roots, MinVersion: tls.VersionTLS12, ServerName: fedHost,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
+	}
+}
+
+// The versions of HTTP that the listener speaks.
+const (
+	http1 = "HTTP/1.1"
+	http2 = "HTTP/2.0"
+)
+
+// client asks over one version of HTTP and keeps its connection.
+func (g *gateway) client(conf *tls.Config, version string) *http.Client {
+	tr := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: version == http2}
+	if version == http1 {
+		tr.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	}
+	g.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+// answer is an HTTP answer, read whole.
+type answer struct {
+	*http.Response
+	body   []byte
+	reused bool // the connection was there before
+}
+
+func (g *gateway) ask(c *http.Client, method, path string, header http.Header) (answer, error) {
+	var a answer
+	ctx := httptrace.WithClientTrace(g.t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { a.reused = i.Reused }})
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+g.addr+path, nil)
+	if err != nil {
+		return a, err
+	}
+	if header != nil {
+		req.Header = header
+	}
+	if a.Response, err = c.Do(req); err != nil {
+		return a, err
+	}
+	defer a.Body.Close()
+	a.body, err = io.ReadAll(a.Body)
+	return a, err
+}
+
+const capabilities = fedapi.Base + "/capabilities"
+
+// get asks and wants an answer of any kind.
+func (g *gateway) get(c *http.Client, path string, header ...http.Header) answer {
+	g.t.Helper()
+	a, err := g.ask(c, http.MethodGet, path, append(header, nil)[0])
+	if err != nil {
+		g.t.Fatalf("GET %s: %v", path, err)
+	}
+	return a
+}
+
+// grantID is whom the gateway took the caller for.
+func (a answer) grantID(t *testing.T) string {
+	t.Helper()
+	var doc struct {
+		GrantID string `json:"grant_id"`
+	}
+	if err := json.Unmarshal(a.body, &doc); err != nil || a.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s, want capabilities", a.StatusCode, a.body)
+	}
+	return doc.GrantID
+}
+
+func (a answer) wantProblem(t *testing.T, status int, code string) {
+	t.Helper()
+	var p struct {
+		Status             int
+		Code, Detail, Hint string
+		Title, Type        string
+		RequestID          string `json:"request_id"`
+	}
+	if err := json.Unmarshal(a.body, &p); err != nil {
+		t.Fatalf("%d %q, want problem+json %s", a.StatusCode, a.body, code)
+	}
+	if a.StatusCode != status || p.Status != status || p.Code != code || p.Detail == "" || p.Hint == "" || p.Title == "" || p.Type == "" {
+		t.Errorf("%d %s, want %d %s with detail and hint", a.StatusCode, a.body, status, code)
+	}
+	if got := a.Header.Get("Content-Type"); got != "application/problem+json" {
+		t.Errorf("content type %q", got)
+	}
+	if a.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("cache control %q", a.Header.Get("Cache-Control"))
+	}
+	if id := a.Header.Get("X-Request-Id"); id == "" || id != p.RequestID {
+		t.Errorf("request id %q in the header, %q in the problem", id, p.RequestID)
+	}
+}
+
+// handshakeError waits for the reason the listener gave its log for closing a connection.
+func (g *gateway) handshakeError() string {
+	g.t.Helper()
+	patience := time.After(20 * time.Second)
+	for {
+		select {
+		case line := <-g.log:
+			if strings.Contains(line, "TLS handshake error") {
+				return line
+			}
+		case <-patience:
+			g.t.Fatal("the listener logged no failed handshake")
+		}
+	}
+}
+
+// wantRefused wants a connection closed during its handshake, for the reason that is in the log.
+func (g *gateway) wantRefused(conf *tls.Config, reason string) {
+	g.t.Helper()
+	if a, err := g.ask(g.client(conf, http1), http.MethodGet, capabilities, nil); err == nil {
+		g.t.Fatalf("answered %d %s, want the handshake refused", a.StatusCode, a.body)
+	}
+	if line := g.handshakeError(); !strings.Contains(line, reason) {
+		g.t.Errorf("refused because of %s, want %s", line, reason)
+	}
+	if n := g.count(`SELECT count(*) FROM federation_audit_log WHERE direction = 'inbound' AND verb <> 'enrollment.redeem'`); n != 0 {
+		g.t.Errorf("%d requests of a refused connection reached the database", n)
+	}
+}
+
+func (g *gateway) count(sql string, args ...any) int {
+	g.t.Helper()
+	var n int
+	if err := g.pool.QueryRow(g.t.Context(), sql, args...).Scan(&n); err != nil {
+		g.t.Fatal(err)
+	}
+	return n
+}
