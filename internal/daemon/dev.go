@@ -129,13 +129,12 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 
 // parts is what the gateway stands on.
 type parts struct {
-	pool     *pgxpool.Config
-	db       *postgres.DB
-	ca       *embedded.Authority
-	roots    []*x509.Certificate
-	keyring  *keyring
-	profile  identity.Profile
-	database func(context.Context) error // whether the database answers now
+	pool    *pgxpool.Config
+	db      *postgres.DB
+	ca      *embedded.Authority
+	roots   []*x509.Certificate
+	keyring *keyring
+	profile identity.Profile
 }
 
 // startParts starts the database and the CA and brings the schema up to date.

@@ -135,12 +135,7 @@ func (a *api) rowsOf(ctx context.Context, name string) (scope.Resource, uuid.UUI
 	return res, u.ID, nil
 }
 
-// rowPage is the shape of a page of rows, here and at a peer.
-type rowPage struct {
-	Data []json.RawMessage `json:"data"`
-	Page pageBody          `json:"page"`
-}
-
+// pageBody bounds a page.
 type pageBody struct {
 	Limit      int     `json:"limit"`
 	Capped     bool    `json:"capped"`

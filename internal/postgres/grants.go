@@ -30,7 +30,9 @@ const grantColumns = `g.id, g.peer_id, p.name, g.subject_user_id, g.scope, g.sta
 
 func grantFields(g *grant.Grant) []any {
 	return []any{
-		&g.ID, &g.PeerID, &g.Peer, &g.SubjectUserID, scopeColumn{&g.Scope}, &g.Status, &g.RatePerMinute, &g.Burst, &g.ExpiresAt,
+		&g.ID, &g.PeerID, &g.Peer, &g.SubjectUserID,
+		scopeColumn{&g.Scope},
+		&g.Status, &g.RatePerMinute, &g.Burst, &g.ExpiresAt,
 		&g.ApprovedBy, &g.ApprovedAt, &g.ApprovalReason, &g.CreatedAt, &g.UpdatedAt, &g.ActivatedAt, &g.RevokedAt,
 		&g.RevokedReason, &g.Version,
 	}
