@@ -141,7 +141,7 @@ type parts struct {
 func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, arcs []identity.Arc, log *slog.Logger, stack *closers) (parts, error) {
 	var p parts
 	var err error
-	if p.keyring, err = openKeyring(dir, o.Now); err != nil {
+	if p.keyring, err = openKeyring(dir, o.Getenv, o.Now); err != nil {
 		return p, err
 	}
 	pg, err := devstack.StartPostgres(ctx, devstack.Config{DataDir: dir.PostgresDir(), Log: log.With("part", "postgres")})

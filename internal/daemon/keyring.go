@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/devstack"
+	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/httpapi"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/seal"
@@ -22,9 +24,9 @@ const keysetFile = "seal-keyset.json"
 // be storing what it sealed.
 const settle = time.Minute
 
-// keyring is the keyset of a directory: the file, and the ring that serves from it.
+// keyring is the keyset of a gateway: the ring that serves, and the file it is kept in.
 type keyring struct {
-	path string
+	path string // empty when the keys come from the environment
 	ring *seal.Ring
 	now  func() time.Time
 
@@ -36,29 +38,117 @@ type keyring struct {
 	rotated time.Time
 }
 
-// openKeyring reads the directory's keyset, or makes it on the first start. It is written before anything is sealed
-// under it.
-func openKeyring(dir *devstack.Dir, now func() time.Time) (*keyring, error) {
-	k := &keyring{path: dir.Join(keysetFile), now: now}
-	doc, err := os.ReadFile(k.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, doc, err = seal.Generate(); err == nil {
-			err = devstack.WriteFileAtomic(k.path, doc, 0o600)
-		}
+// Where a directory's sealing keys come from. The first start decides; another source later would leave what is
+// sealed unreadable, so it is refused instead.
+const (
+	sourceFile    = "seal-source"
+	fromDirectory = keysetFile
+	fromKeyset    = "MOSAIC_SEAL_KEYSET"
+	fromSecret    = "BETTER_AUTH_SECRET"
+)
+
+var (
+	errSealSource = &fault.Fault{
+		Kind: fault.Conflict, Code: "seal_source_changed", Detail: "the sealing keys of this directory come from elsewhere",
+		Hint: "set what the directory was first started with, or choose another --dir",
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open keyset: %w", err)
+	errKeyringExternal = &fault.Fault{
+		Kind: fault.Conflict, Code: "keyring_external", Detail: "the sealing keys come from the environment, which the gateway cannot change",
+		Hint: "add a key to the keyset in MOSAIC_SEAL_KEYSET, make it the primary and restart; remove the old one when mosaic gateway keyring show counts no rows under it",
 	}
-	ring, err := seal.Parse(doc)
+)
+
+// openKeyring reads the keyring from the environment, or from the directory, where it is made on the first start. It
+// is written before anything is sealed under it.
+func openKeyring(dir *devstack.Dir, getenv func(string) string, now func() time.Time) (*keyring, error) {
+	keyset, err := secretSetting(getenv, fromKeyset)
 	if err != nil {
 		return nil, err
+	}
+	secret, err := secretSetting(getenv, fromSecret)
+	if err != nil {
+		return nil, err
+	}
+	k := &keyring{now: now}
+	source := fromDirectory
+	var ring *seal.Keyring
+	switch {
+	case keyset != "":
+		source = fromKeyset
+		ring, err = seal.Parse([]byte(keyset))
+	case secret != "":
+		source = fromSecret
+		ring, err = seal.Derive([]byte(secret))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := holdSource(dir, source); err != nil {
+		return nil, err
+	}
+	if source == fromDirectory {
+		k.path = dir.Join(keysetFile)
+		if ring, err = keysetOf(k.path); err != nil {
+			return nil, err
+		}
 	}
 	k.ring = seal.NewRing(ring)
 	return k, nil
 }
 
+// holdSource notes on the first start where the keys come from, and holds every later start to it.
+func holdSource(dir *devstack.Dir, source string) error {
+	held, err := os.ReadFile(dir.Join(sourceFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return devstack.WriteFileAtomic(dir.Join(sourceFile), []byte(source+"\n"), 0o600)
+	} else if err != nil {
+		return fmt.Errorf("read %s: %w", sourceFile, err)
+	}
+	if was := strings.TrimSpace(string(held)); was != source {
+		return errSealSource.With("the sealing keys of this directory come from %s, and this start would take them from %s", was, source)
+	}
+	return nil
+}
+
+func keysetOf(path string) (*seal.Keyring, error) {
+	doc, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, doc, err = seal.Generate(); err == nil {
+			err = devstack.WriteFileAtomic(path, doc, 0o600)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open keyset: %w", err)
+	}
+	return seal.Parse(doc)
+}
+
+var errSecretSetting = &fault.Fault{
+	Kind: fault.Invalid, Code: "secret_setting_invalid", Detail: "a secret cannot be read",
+	Hint: "set the variable itself, or NAME_FILE to a file that holds it, and not both",
+}
+
+// secretSetting reads NAME, or the file that NAME_FILE names. Empty means that neither is set.
+func secretSetting(getenv func(string) string, name string) (string, error) {
+	value, file := getenv(name), getenv(name+"_FILE")
+	switch {
+	case value != "" && file != "":
+		return "", errSecretSetting.With("%s and %s_FILE are both set", name, name)
+	case file == "":
+		return value, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", errSecretSetting.With("the file in %s_FILE cannot be read", name).Because(err)
+	}
+	return strings.TrimRight(string(b), "\r\n"), nil
+}
+
 // Show implements httpapi.Keyring.
 func (k *keyring) Show(ctx context.Context) ([]httpapi.KeyStatus, error) {
+	if k.path == "" {
+		return k.external(ctx)
+	}
 	doc, err := os.ReadFile(k.path)
 	if err != nil {
 		return nil, fmt.Errorf("read keyset: %w", err)
@@ -74,6 +164,22 @@ func (k *keyring) Show(ctx context.Context) ([]httpapi.KeyStatus, error) {
 	out := make([]httpapi.KeyStatus, 0, len(keys))
 	for _, key := range keys {
 		out = append(out, httpapi.KeyStatus{ID: key.ID, Primary: key.Primary, Enabled: key.Enabled, Rows: rows[key.ID]})
+	}
+	return out, nil
+}
+
+// external lists the keys that rows are sealed with when the keyset itself is not ours to read again.
+func (k *keyring) external(ctx context.Context) ([]httpapi.KeyStatus, error) {
+	rows, err := k.sealed.SealedRows(ctx)
+	if err != nil {
+		return nil, err
+	}
+	primary := k.ring.Primary()
+	out := []httpapi.KeyStatus{{ID: primary, Primary: true, Enabled: true, Rows: rows[primary]}}
+	for id, n := range rows {
+		if id != primary {
+			out = append(out, httpapi.KeyStatus{ID: id, Enabled: true, Rows: n})
+		}
 	}
 	return out, nil
 }
@@ -107,6 +213,9 @@ func (k *keyring) Retire(ctx context.Context, id uint32, act audit.Act) error {
 
 // change rewrites the file and then serves from it: a crash between the two leaves a file that opens everything.
 func (k *keyring) change(ctx context.Context, e audit.Event, f func([]byte) ([]byte, error)) error {
+	if k.path == "" {
+		return errKeyringExternal
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	doc, err := os.ReadFile(k.path)

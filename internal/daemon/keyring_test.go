@@ -49,7 +49,7 @@ func newVault(t *testing.T, rows int) *vault {
 	}
 	t.Cleanup(func() { _ = dir.Close() })
 	v := &vault{t: t, pool: pg.Pool(t), now: time.Now()}
-	if v.k, err = openKeyring(dir, func() time.Time { return v.now }); err != nil {
+	if v.k, err = openKeyring(dir, noEnv, func() time.Time { return v.now }); err != nil {
 		t.Fatal(err)
 	}
 	db := postgres.New(v.pool)
@@ -76,6 +76,8 @@ func newVault(t *testing.T, rows int) *vault {
 	}
 	return v
 }
+
+func noEnv(string) string { return "" }
 
 func (v *vault) keeper() *upkeep.Keeper {
 	return upkeep.New(upkeep.Config{Sealed: v.k.sealed, Ring: v.k.ring, Log: slog.New(slog.DiscardHandler)})
@@ -211,5 +213,72 @@ func TestAMovedOrEditedSecretStopsNobodyElse(t *testing.T) {
 	}
 	if got, refused := v.opened(); len(got) != 9 || refused != 1 {
 		t.Errorf("%d open, %d refused", len(got), refused)
+	}
+}
+
+func TestTheSourceOfTheKeysIsHeld(t *testing.T) {
+	t.Parallel()
+	env := func(pairs ...string) func(string) string {
+		return func(name string) string {
+			for i := 0; i < len(pairs); i += 2 {
+				if pairs[i] == name {
+					return pairs[i+1]
+				}
+			}
+			return ""
+		}
+	}
+	_, doc, err := seal.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "keyset")
+	if err := os.WriteFile(file, append(doc, '\n'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secret := env("BETTER_AUTH_SECRET", "0123456789abcdef0123456789abcdef")
+	for name, tt := range map[string]struct {
+		first, second func(string) string
+		want          error
+	}{
+		"the directory twice":        {noEnv, noEnv, nil},
+		"the secret twice":           {secret, secret, nil},
+		"the keyset, then its file":  {env("MOSAIC_SEAL_KEYSET", string(doc)), env("MOSAIC_SEAL_KEYSET_FILE", file), nil},
+		"the directory, then secret": {noEnv, secret, errSealSource},
+		"the secret, then nothing":   {secret, noEnv, errSealSource},
+		"both forms at once":         {noEnv, env("MOSAIC_SEAL_KEYSET", string(doc), "MOSAIC_SEAL_KEYSET_FILE", file), errSecretSetting},
+		"a file that is not there":   {noEnv, env("BETTER_AUTH_SECRET_FILE", file+"x"), errSecretSetting},
+		"a short secret":             {noEnv, env("BETTER_AUTH_SECRET", "short"), seal.ErrSecretTooShort},
+		"a broken keyset":            {noEnv, env("MOSAIC_SEAL_KEYSET", "{}"), seal.ErrKeysetInvalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, err := devstack.OpenDir(filepath.Join(t.TempDir(), "gw"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close() //nolint:errcheck // the test is over
+			first, err := openKeyring(dir, tt.first, time.Now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sealed, err := first.ring.Seal([]byte("s"), "t", "c", "r")
+			if err != nil {
+				t.Fatal(err)
+			}
+			second, err := openKeyring(dir, tt.second, time.Now)
+			if tt.want != nil {
+				if !errors.Is(err, tt.want) {
+					t.Errorf("%v, want %v", err, tt.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := second.ring.Open(sealed, "t", "c", "r"); err != nil {
+				t.Errorf("the second start cannot open what the first sealed: %v", err)
+			}
+		})
 	}
 }
