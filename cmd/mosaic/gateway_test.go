@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -39,6 +42,8 @@ func TestGateway(t *testing.T) {
 		"the API denies by default":                             apiDenies,
 		"certificates of others open nothing":                   foreignCertificates,
 		"health says how the gateway is":                        healthAnswers,
+		"no name is too odd for an answer":                      oddNames,
+		"a resumed peer is answered at once":                    resumedPeer,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -436,6 +441,149 @@ func healthAnswers(t *testing.T, g *gatewayProcess) {
 		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
+	}
+}
+
+func oddNames(t *testing.T, g *gatewayProcess) {
+	var token struct{ Token string }
+	g.mosaic("user", "create", "odd@example.org", "--role", "admin")
+	g.decode(&token, "token", "create", "--user", "odd@example.org")
+	ask := func(method, path, body string, header ...string) answer {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, g.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token.Token)
+		if body != "" {
+			req.Header.Set("Content-Type", "application/json")
+		}
+		for i := 0; i+1 < len(header); i += 2 {
+			req.Header[header[i]] = []string{header[i+1]}
+		}
+		return do(t, http.DefaultClient, req)
+	}
+	for _, odd := range []string{"%00", "%ff", "urn:uuid:00000000-0000-4000-8000-000000000000", "%7B00000000-0000-4000-8000-000000000000%7D", "a%00b", "..%2f..", strings.Repeat("x", 3000)} {
+		for _, at := range []struct{ method, path string }{
+			{"GET", "/api/users/" + odd},
+			{"DELETE", "/api/users/" + odd},
+			{"DELETE", "/api/teams/" + odd},
+			{"PUT", "/api/teams/x/members/" + odd},
+			{"GET", "/api/federation/peers/" + odd},
+			{"DELETE", "/api/federation/peers/" + odd},
+			{"GET", "/api/federation/peers/" + odd + "/resources/tasks"},
+			{"GET", "/api/federation/audit?peer=" + odd},
+			{"GET", "/api/federation/audit?user=" + odd},
+			{"GET", "/api/resources/tasks?cursor=" + odd},
+		} {
+			if a := ask(at.method, at.path, ""); a.Status >= 500 || a.Status < 400 {
+				t.Errorf("%s %.80s: %d %s", at.method, at.path, a.Status, a.Body)
+			}
+		}
+	}
+	for path, body := range map[string]string{
+		"/api/tokens":            `{"user":"a\u0000"}`,
+		"/api/users":             `{"email":"a@b.example","email":"c@d.example"}`,
+		"/api/teams":             `{"Name":"x"}`,
+		"/api/federation/grants": `{"peer":"p","user":"a\u0000","scope":{"resources":["tasks"],"max_rows_per_query":1}}`,
+	} {
+		if a := ask("POST", path, body); a.Status >= 500 || a.Status < 400 {
+			t.Errorf("POST %s %s: %d %s", path, body, a.Status, a.Body)
+		}
+	}
+	if a := ask("GET", "/api/users", "", "Mosaic-Act-For", "\xff"); a.Status >= 500 {
+		t.Errorf("acting for bytes: %d %s", a.Status, a.Body)
+	}
+	g.user("odd-reader@example.org")
+	_, e := g.grantFor("odd-peer", "odd-reader@example.org", tasksOnly)
+	p := g.enrol(e)
+	for query, code := range map[string]string{
+		"updated_since=0000-01-01T00:00:00Z": "updated_since_invalid", "updated_since=0001-01-01T00:00:00%2B01:00": "updated_since_invalid",
+		"limit=": "limit_invalid", "limit=%zz": "query_invalid", "limit=5&limit=6": "query_invalid", "limits=5": "query_invalid",
+	} {
+		if a := p.get("/resources/tasks?" + query); a.Status != 422 || a.problem(t).Code != code {
+			t.Errorf("%s: %d %s, want %s", query, a.Status, a.Body, code)
+		}
+	}
+	if a := ask("PUT", "/api/federation/enrollment/x", ""); a.Status != http.StatusMethodNotAllowed || len(a.Header.Values("Allow")) != 2 {
+		t.Errorf("PUT: %d, Allow %v", a.Status, a.Header.Values("Allow"))
+	}
+}
+
+func resumedPeer(t *testing.T, g *gatewayProcess) {
+	g.user("resume@example.org")
+	_, e := g.grantFor("resume-peer", "resume@example.org", tasksOnly, "--rate", "10000/min", "--burst", "1000")
+	p := g.enrol(e)
+	g.mosaic("federation", "peer", "suspend", "resume-peer")
+	for range 70 {
+		if a := p.get("/capabilities"); a.problem(t).Code != "peer_suspended" {
+			t.Fatalf("suspended: %d %s", a.Status, a.Body)
+		}
+	}
+	g.mosaic("federation", "peer", "resume", "resume-peer")
+	if a := p.get("/capabilities"); a.Status != http.StatusOK {
+		t.Errorf("resumed: %d %s", a.Status, a.Body)
+	}
+	// A dead certificate, however often it knocks, is turned away without the database.
+	g.mosaic("federation", "peer", "revoke", "resume-peer")
+	codes := map[string]int{}
+	for range 70 {
+		codes[p.get("/capabilities").problem(t).Code]++
+	}
+	if codes["peer_revoked"] != 60 || codes["rate_limited"] != 10 {
+		t.Errorf("revoked: %v, want 60 refusals and then a limit", codes)
+	}
+}
+
+func TestALostPartIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "work")
+	if err := startGateway(t, dir).stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"seal-keyset.json", "ca", "postgres"} {
+		away := filepath.Join(t.TempDir(), "away")
+		if err := os.Rename(filepath.Join(dir, part), away); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := launch(dir, "--listen", "127.0.0.1:0", "--federation-listen", "127.0.0.1:0"); err == nil || !strings.Contains(err.Error(), "(dir_incomplete)") {
+			t.Errorf("without %s: %v", part, err)
+		}
+		if _, err := os.Lstat(filepath.Join(dir, part)); !os.IsNotExist(err) {
+			t.Errorf("%s was made anew", part)
+		}
+		if err := os.Rename(away, filepath.Join(dir, part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	startGateway(t, dir)
+}
+
+func TestAStartCanBeStopped(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "gw")
+	cmd := exec.Command("mosaic", "gateway", "dev", "--dir", dir, "--listen", "127.0.0.1:0", "--federation-listen", "127.0.0.1:0")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// The directory's marker is there before the database is made.
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+		if _, err := os.Lstat(filepath.Join(dir, "mosaic.json")); err == nil {
+			break
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	said, _ := io.ReadAll(stdout)
+	if err := cmd.Wait(); err != nil || len(said) > 0 || strings.Contains(stderr.String(), "(internal)") {
+		t.Errorf("%v, stdout %q, stderr %s", err, said, stderr.String())
 	}
 }
 

@@ -86,6 +86,13 @@ func (a Act) Event(verb string) Event {
 	}
 }
 
+// Created makes the event of an act that made something: it was answered with 201.
+func (a Act) Created(verb string) Event {
+	e := a.Event(verb)
+	e.StatusCode = 201
+	return e
+}
+
 // Sink stores events. Append returns when all of them are durable, or none of them is.
 type Sink interface {
 	Append(ctx context.Context, events []Event) error

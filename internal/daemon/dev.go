@@ -23,6 +23,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/devstack"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/peer"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/telemetry"
 	"github.com/mosaicstack/gateway/internal/unixsock"
@@ -30,6 +31,7 @@ import (
 
 // DevOptions is what `gateway dev` was asked for.
 type DevOptions struct {
+	Program          string // how the person started it, for the banner
 	Dir              string
 	Listen           string // host:port of the HTTP API; port 0 picks a free one
 	FederationListen string
@@ -67,12 +69,21 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	if o.Name == "" {
 		o.Name = defaultName
 	}
+	if o.Name, err = peer.ParseName(o.Name); err != nil {
+		return err
+	}
 	arcs, err := parseArcs(o.Getenv("MOSAIC_OID_ARC"))
 	if err != nil {
 		return err
 	}
 	var stack closers
-	defer func() { err = errors.Join(err, stack.close(log)) }()
+	defer func() {
+		closed := stack.close(log)
+		if ctx.Err() != nil && !errors.Is(err, errRunning) {
+			err = nil // stopped before it served: what the interrupted start says is no fault
+		}
+		err = errors.Join(err, closed)
+	}()
 
 	dir, err := devstack.OpenDir(o.Dir)
 	if err != nil {
@@ -94,6 +105,9 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	}
 	stack.add("federation listener", ignoreClosed(l.federation.Close))
 
+	if err := checkComplete(dir); err != nil {
+		return err
+	}
 	p, err := startParts(ctx, o, dir, arcs, log, &stack)
 	if err != nil {
 		return err
@@ -118,14 +132,24 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 		URL: g.publicURL, FederationURL: g.federationURL, Socket: dir.Join("admin.sock"),
 		CARootFile: dir.Join("ca", "certs", "root_ca.crt"), CAFingerprint: g.caFingerprint, PID: os.Getpid(),
 	}
-	return g.serve(ctx, l, func() error {
+	served := g.serve(ctx, l, func() error {
+		if err := noteComplete(dir, p.keyring); err != nil {
+			return err
+		}
 		if err := ready.write(dir); err != nil {
 			return err
 		}
 		stack.add("ready.json", func() error { return os.Remove(dir.Join(readyFile)) })
 		return ready.announce(o)
 	})
+	if served != nil {
+		return errors.Join(errRunning, served)
+	}
+	return nil
 }
+
+// errRunning marks what went wrong while or after the gateway served.
+var errRunning = errors.New("gateway stopped with an error")
 
 // parts is what the gateway stands on.
 type parts struct {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
+	"unicode"
 
 	"github.com/mosaicstack/gateway/internal/devstack"
 )
@@ -33,15 +35,15 @@ func (r devReady) announce(o DevOptions) error {
 	if o.JSON {
 		return json.NewEncoder(o.Stdout).Encode(r)
 	}
-	banner(o.Stdout, o.Dir, r)
+	banner(o.Stdout, o.Program, o.Dir, r)
 	return nil
 }
 
 // banner tells a person what runs and what to type next.
-func banner(w io.Writer, dir string, r devReady) {
+func banner(w io.Writer, program, dir string, r devReady) {
 	flag := ""
 	if dir != ".mosaic" {
-		flag = " --dir " + dir
+		flag = " --dir " + quoted(dir)
 	}
 	_, _ = fmt.Fprintf(w, `
   Mosaic gateway is ready.
@@ -53,7 +55,17 @@ func banner(w io.Writer, dir string, r devReady) {
 
   Next, in another terminal:
 
-    mosaic user create you@example.org --role admin%s
+    %s user create you@example.org --role admin%s
 
-`, r.URL, r.FederationURL, r.CARootFile, dir, flag)
+`, r.URL, r.FederationURL, r.CARootFile, dir, quoted(program), flag)
+}
+
+// quoted writes a word so that a shell reads it as one.
+func quoted(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./:@+,", r)
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

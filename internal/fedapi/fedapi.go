@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/edge"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/serving"
 )
 
@@ -29,6 +31,11 @@ const (
 	maxHeaderBytes    = 16 << 10
 	maxIdentities     = 10_000
 )
+
+var errQuery = &fault.Fault{
+	Kind: fault.Invalid, Code: "query_invalid", Detail: "the query has a parameter that is not read here",
+	Hint: "a list takes limit, cursor and updated_since, each at most once",
+}
 
 var errMethod = &fault.Fault{
 	Kind: fault.NotAllowed, Code: "method_not_allowed", Detail: "this address does not take this method",
@@ -61,16 +68,16 @@ func NewServer(c Config) *http.Server {
 		}
 		h.refuse(w, r, err)
 	})
-	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { h.refuse(w, r, errMethod) })
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", http.MethodGet)
+		h.refuse(w, r, errMethod)
+	})
 	r.Route(Base, func(r chi.Router) {
 		r.Get("/capabilities", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
 			return h.Serving.Capabilities(r.Context(), c)
 		}))
 		r.Get("/resources/{resource}", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
-			q := r.URL.Query()
-			return h.Serving.List(r.Context(), c, serving.ListRequest{
-				Resource: chi.URLParam(r, "resource"), Limit: q.Get("limit"), Cursor: q.Get("cursor"), Since: q.Get("updated_since"),
-			})
+			return h.Serving.List(r.Context(), c, listRequest(chi.URLParam(r, "resource"), r.URL.RawQuery))
 		}))
 		r.Get("/resources/{resource}/{id}", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
 			return h.Serving.Get(r.Context(), c, chi.URLParam(r, "resource"), chi.URLParam(r, "id"))
@@ -82,6 +89,41 @@ func NewServer(c Config) *http.Server {
 		MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog:       slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // failed handshakes: strangers write these
 	}
+}
+
+// listRequest reads the query of a list strictly: a parameter that is misspelt, empty or there twice would otherwise
+// ask for something else than its author meant.
+func listRequest(resource, query string) serving.ListRequest {
+	q := serving.ListRequest{Resource: resource}
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		q.Mistake = errQuery
+		return q
+	}
+	for name, to := range map[string]*string{"limit": &q.Limit, "cursor": &q.Cursor, "updated_since": &q.Since} {
+		given, ok := values[name]
+		delete(values, name)
+		switch {
+		case !ok:
+		case len(given) != 1:
+			q.Mistake = errQuery.With("%s is there more than once", name)
+		case given[0] == "":
+			switch name {
+			case "limit":
+				q.Mistake = page.ErrLimitInvalid
+			case "cursor":
+				q.Mistake = page.ErrCursorInvalid
+			case "updated_since":
+				q.Mistake = page.ErrUpdatedSinceInvalid
+			}
+		default:
+			*to = given[0]
+		}
+	}
+	if len(values) > 0 && q.Mistake == nil {
+		q.Mistake = errQuery
+	}
+	return q
 }
 
 // serve answers with what a use case gives for the connection's identity.

@@ -415,6 +415,9 @@ func TestOtherMethodsAreNotAllowed(t *testing.T) {
 					t.Fatalf("%s %s %s: %v", version, method, path, err)
 				}
 				a.wantProblem(t, http.StatusMethodNotAllowed, "method_not_allowed")
+				if allow := a.Header.Get("Allow"); !strings.Contains(allow, http.MethodGet) || strings.Contains(allow, method) {
+					t.Errorf("%s %s: Allow %q, want what is taken there (RFC 9110, section 15.5.6)", method, path, allow)
+				}
 			}
 		}
 	}

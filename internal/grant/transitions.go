@@ -75,7 +75,7 @@ func (g Grant) Activate(now time.Time) (Grant, error) {
 
 // Revoke ends the grant for good, from wherever it stands. The reason may be empty. The first revocation stays.
 func (g Grant) Revoke(now time.Time, reason string) (Grant, error) {
-	reason, err := parseReason(reason)
+	reason, err := ParseReason(reason)
 	if err != nil {
 		return g, err
 	}
@@ -109,7 +109,7 @@ func (g Grant) Expire(now time.Time) (Grant, error) {
 // Approve records that an admin answers for a sensitive grant, and why. by is nil for the admin socket, which acts
 // for no user. One approval stands: a second is refused, so that nobody believes their reason was recorded.
 func (g Grant) Approve(now time.Time, by *uuid.UUID, reason string) (Grant, error) {
-	reason, err := parseReason(reason)
+	reason, err := ParseReason(reason)
 	if err != nil {
 		return g, err
 	}
@@ -164,8 +164,8 @@ func (g Grant) conflict(verb string) *fault.Fault {
 	return ErrStateConflict.With("a grant that is %q cannot be %s", g.Status, verb)
 }
 
-// parseReason trims a reason. Control characters are refused: reasons are shown in terminals and logs.
-func parseReason(s string) (string, error) {
+// ParseReason trims a reason. Control characters are refused: reasons are shown in terminals and logs.
+func ParseReason(s string) (string, error) {
 	s = strings.TrimSpace(s)
 	if !utf8.ValidString(s) || utf8.RuneCountInString(s) > MaxReasonRunes || strings.ContainsFunc(s, unicode.IsControl) {
 		return "", ErrReasonInvalid

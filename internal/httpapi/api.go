@@ -63,13 +63,14 @@ func New(c Config) http.Handler {
 	a := &api{Config: c}
 	r := chi.NewRouter()
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errNoRoute) })
-	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errMethod) })
+	r.MethodNotAllowed(notAllowed(r))
 	a.health(r)
 	a.enrollment(r)
 
 	hc := huma.DefaultConfig("Mosaic federation gateway", c.Version)
 	hc.DocsPath, hc.SchemasPath, hc.CreateHooks = "", "", nil
 	hc.RejectUnknownQueryParameters = true
+	hc.Formats = map[string]huma.Format{typeJSON: jsonFormat(), "json": jsonFormat()}
 	hc.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	hc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 	hc.Security = []map[string][]string{{"token": {}}}
@@ -77,7 +78,7 @@ func New(c Config) http.Handler {
 	a.huma = humachi.New(r, hc)
 	a.huma.UseMiddleware(a.authorize)
 	r.Group(func(r chi.Router) {
-		r.Use(a.authenticate)
+		r.Use(a.authenticate, typed)
 		guarded := humachi.New(r, hiddenDocs(hc))
 		guarded.UseMiddleware(a.authorize)
 		a.huma = guarded
@@ -89,8 +90,9 @@ func New(c Config) http.Handler {
 		a.peers()
 		a.audit()
 		a.keyring()
+		a.describe(guarded.OpenAPI())
 	})
-	return edge.Observe(c.Log, "api", c.Trusted, c.Now)(r)
+	return secretive(edge.Observe(c.Log, "api", c.Trusted, c.Now)(r))
 }
 
 // hiddenDocs is the same API description without a second set of description endpoints.

@@ -1,14 +1,17 @@
 package httpapi
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"html"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,11 +22,13 @@ import (
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/scope/strictjson"
 )
 
 const (
 	typePEMChain = "application/pem-certificate-chain" // RFC 8555, section 9.1
 	typeJSON     = "application/json"
+	typeLines    = "application/x-ndjson"
 )
 
 // issuedBody answers a redemption.
@@ -44,15 +49,13 @@ type issuedBody struct {
 // enrollment adds the endpoints a stranger with a token may use. They are no huma operations: their bodies are
 // JSON or PEM, and their answers too.
 func (a *api) enrollment(r chi.Router) {
-	r.Group(func(r chi.Router) {
-		r.Use(secretive)
-		r.Post("/api/federation/enrollment", a.redeem)
-		r.Post("/api/federation/enrollment/{token}", a.redeem)
-		r.Get("/api/federation/enrollment/{token}", a.explain)
-	})
+	r.Post("/api/federation/enrollment", a.redeem)
+	r.Post("/api/federation/enrollment/{token}", a.redeem)
+	r.Get("/api/federation/enrollment/{token}", a.explain)
 }
 
-// secretive keeps the token in the URL, and the certificate in the answer, out of caches and Referer headers.
+// secretive keeps the token in the URL, and the certificate in the answer, out of caches and Referer headers. It
+// is around everything, because a token is also in the address of a request that reaches no route.
 func secretive(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -130,13 +133,14 @@ func fromJSON(req enroll.Request, b []byte) (enroll.Request, error) {
 		CSR   *string `json:"csr"`
 		TTL   *int64  `json:"ttl_seconds"`
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
-		return req, jsonProblem(err)
+	if err := strictly(b); err != nil {
+		return req, err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return req, errBadRequest.With("there is something after the JSON document")
+	if err := knownKeys(b, "token", "csr", "ttl_seconds"); err != nil {
+		return req, err
+	}
+	if err := json.Unmarshal(b, &in); err != nil {
+		return req, jsonProblem(err)
 	}
 	switch {
 	case req.Token != "" && in.Token != nil:
@@ -153,7 +157,26 @@ func fromJSON(req enroll.Request, b []byte) (enroll.Request, error) {
 	return req, nil
 }
 
-// jsonProblem says what encoding/json found, with the path it found it at.
+// knownKeys refuses keys that an object does not have, whatever their case.
+func knownKeys(doc []byte, known ...string) error {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &object); err != nil {
+		return jsonProblem(err)
+	}
+	var problems []fault.Problem
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		if !slices.Contains(known, key) {
+			problems = append(problems, fault.Problem{Path: strictjson.Key("", key), Detail: "unknown key"})
+		}
+	}
+	if problems != nil {
+		return errInvalid.Listing(problems)
+	}
+	return nil
+}
+
+// jsonProblem says what encoding/json found, with the path it found it at. The error itself goes no further than
+// the answer: it repeats what was sent, which may be a token, and the log is no place for it.
 func jsonProblem(err error) error {
 	var wrongType *json.UnmarshalTypeError
 	if errors.As(err, &wrongType) {
@@ -161,10 +184,8 @@ func jsonProblem(err error) error {
 		if path == "" {
 			path = "$"
 		}
-		return errInvalid.Because(err).Listing([]fault.Problem{{Path: path, Detail: "a " + wrongType.Value + " cannot be used here"}})
-	}
-	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return errInvalid.Because(err).Listing([]fault.Problem{{Path: strings.Trim(field, `"`), Detail: "unknown key"}})
+		kind, _, _ := strings.Cut(wrongType.Value, " ") // a number's digits come behind it
+		return errInvalid.Listing([]fault.Problem{{Path: path, Detail: "a " + kind + " cannot be used here"}})
 	}
 	return errBadRequest.Because(err)
 }
@@ -172,8 +193,9 @@ func jsonProblem(err error) error {
 func accepts(r *http.Request, media string) bool {
 	for _, header := range r.Header.Values("Accept") {
 		for part := range strings.SplitSeq(header, ",") {
-			if got, _, err := mime.ParseMediaType(strings.TrimSpace(part)); err == nil && got == media {
-				return true
+			if got, params, err := mime.ParseMediaType(strings.TrimSpace(part)); err == nil && got == media {
+				q, err := strconv.ParseFloat(cmp.Or(params["q"], "1"), 64)
+				return err == nil && q > 0
 			}
 		}
 	}

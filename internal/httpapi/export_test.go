@@ -17,7 +17,9 @@ func Guard(c Config, op huma.Operation, called func()) http.Handler {
 	a := &api{Config: c}
 	r := chi.NewRouter()
 	r.Use(a.authenticate)
-	a.huma = humachi.New(r, huma.DefaultConfig("test", "test"))
+	hc := huma.DefaultConfig("test", "test")
+	hc.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
+	a.huma = humachi.New(r, hc)
 	a.huma.UseMiddleware(a.authorize)
 	register(a, op, func(context.Context, *struct{}) (*body[string], error) {
 		called()

@@ -74,6 +74,18 @@ type GrantRef struct {
 	ID uuid.UUID `path:"id"`
 }
 
+// reasonBody is the optional body of what an admin does for a reason.
+type reasonBody struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+func (b *reasonBody) reason() (string, error) {
+	if b == nil {
+		return "", nil
+	}
+	return grant.ParseReason(b.Reason)
+}
+
 func (a *api) grants() {
 	a.grantCreation()
 	register(a, operation(http.MethodGet, "/api/federation/grants", "grant-list", "List grants, newest first", "grants", account.GrantsRead),
@@ -88,13 +100,15 @@ func (a *api) grants() {
 		})
 	type withReason struct {
 		GrantRef
-		Body struct {
-			Reason string `json:"reason,omitempty" maxLength:"4000"`
-		}
+		Body *reasonBody
 	}
 	register(a, operation(http.MethodPost, "/api/federation/grants/{id}/approve", "grant-approve", "Approve a grant over sensitive resources", "grants", account.GrantsWrite),
 		func(ctx context.Context, in *withReason) (*body[grantBody], error) {
-			g, err := a.Grants.Approve(ctx, in.ID, in.Body.Reason, actOf(ctx))
+			reason, err := in.Body.reason()
+			if err != nil {
+				return nil, err
+			}
+			g, err := a.Grants.Approve(ctx, in.ID, reason, actOf(ctx))
 			if err == nil {
 				a.warnSensitive(ctx, "sensitive grant approved", g)
 			}
@@ -103,7 +117,11 @@ func (a *api) grants() {
 	register(a, operation(http.MethodPost, "/api/federation/grants/{id}/revoke", "grant-revoke",
 		"Revoke a grant: in force for every request that starts after this has answered", "grants", account.GrantsWrite),
 		func(ctx context.Context, in *withReason) (*body[grantBody], error) {
-			g, err := a.Grants.Revoke(ctx, in.ID, in.Body.Reason, actOf(ctx))
+			reason, err := in.Body.reason()
+			if err != nil {
+				return nil, err
+			}
+			g, err := a.Grants.Revoke(ctx, in.ID, reason, actOf(ctx))
 			return answer(a.toGrant(g), err)
 		})
 }
@@ -111,15 +129,14 @@ func (a *api) grants() {
 func (a *api) grantCreation() {
 	type newGrantRequest struct {
 		Body struct {
-			Peer     string         `json:"peer" doc:"name of the peer; a new name makes a pending peer"`
-			User     string         `json:"user" doc:"id or email of the user it speaks for"`
-			Scope    map[string]any `json:"scope" doc:"the scope document"`
-			Expires  string         `json:"expires,omitempty" doc:"how long the grant lives, for example 90d; without an end when left out"`
-			TokenTTL string         `json:"token_ttl,omitempty" doc:"how long the enrollment URL lives: 1m to 24h, 15m when left out"`
-			Rate     string         `json:"rate,omitempty" doc:"requests, for example 120/min"`
-			Burst    *int           `json:"burst,omitempty" doc:"how many requests may come at once"`
+			Peer     string          `json:"peer" doc:"name of the peer; a new name makes a pending peer"`
+			User     string          `json:"user" doc:"id or email of the user it speaks for"`
+			Scope    json.RawMessage `json:"scope" doc:"the scope document"`
+			Expires  *string         `json:"expires,omitempty" doc:"how long the grant lives, for example 30d; 90d when left out"`
+			TokenTTL string          `json:"token_ttl,omitempty" doc:"how long the enrollment URL lives: 1m to 24h, 15m when left out"`
+			Rate     string          `json:"rate,omitempty" doc:"requests, for example 120/min"`
+			Burst    *int            `json:"burst,omitempty" doc:"how many requests may come at once"`
 		}
-		RawBody []byte
 	}
 	op := created(operation(http.MethodPost, "/api/federation/grants", "grant-create", "Grant a peer a scope on behalf of a user", "grants", account.GrantsWrite))
 	op.MaxBodyBytes = scope.MaxDocumentBytes + maxBody
@@ -130,17 +147,12 @@ func (a *api) grantCreation() {
 			return nil, err
 		}
 		// The document as it was sent: a decoded one has lost its repeated keys and number forms.
-		var sent struct {
-			Scope json.RawMessage `json:"scope"`
-		}
-		if err := json.Unmarshal(in.RawBody, &sent); err != nil {
-			return nil, errBadRequest.Because(err)
-		}
-		if n.Scope, err = scope.Parse(sent.Scope); err != nil {
+		if n.Scope, err = scope.Parse(in.Body.Scope); err != nil {
 			return nil, err
 		}
-		if in.Body.Expires != "" {
-			if n.TTL, err = grant.ParseTTL(in.Body.Expires); err != nil {
+		n.TTL = defaultGrantTTL
+		if in.Body.Expires != nil {
+			if n.TTL, err = grant.ParseTTL(*in.Body.Expires); err != nil {
 				return nil, err
 			}
 		}
@@ -174,13 +186,17 @@ func (a *api) grantCreation() {
 	})
 	type newEnrollmentRequest struct {
 		GrantRef
-		Body struct {
+		Body *struct {
 			TTL string `json:"ttl,omitempty" doc:"1m to 24h, 15m when left out"`
 		}
 	}
 	register(a, created(operation(http.MethodPost, "/api/federation/grants/{id}/token", "grant-token", "Make a further enrollment URL of a grant", "grants", account.GrantsWrite)),
 		func(ctx context.Context, in *newEnrollmentRequest) (*body[grantAndEnrollment], error) {
-			token, stored, err := newEnrollment(in.Body.TTL)
+			ttl := ""
+			if in.Body != nil {
+				ttl = in.Body.TTL
+			}
+			token, stored, err := newEnrollment(ttl)
 			if err != nil {
 				return nil, err
 			}
@@ -192,6 +208,9 @@ func (a *api) grantCreation() {
 			return answer(grantAndEnrollment{Grant: a.toGrant(g), Enrollment: e}, err)
 		})
 }
+
+// defaultGrantTTL ends a grant that nobody gave an end: a forgotten promise must not last for ever.
+const defaultGrantTTL = 90 * 24 * time.Hour
 
 func newEnrollment(ttl string) (string, postgres.NewToken, error) {
 	life, err := grant.ParseTokenTTL(ttl)

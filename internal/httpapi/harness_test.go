@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,10 +91,18 @@ type api struct {
 	accounts  *postgres.Accounts
 	resources *postgres.Resources
 	grants    *postgres.Grants
+	keyring   *keyring
 	logs      *logs
 	config    httpapi.Config
 	url       string
 }
+
+// keyring counts what is done to it. What the real one does has tests of its own.
+type keyring struct{ changes atomic.Int32 }
+
+func (*keyring) Show(context.Context) ([]httpapi.KeyStatus, error) { return nil, nil }
+func (k *keyring) Rotate(context.Context, audit.Act) error         { k.changes.Add(1); return nil }
+func (k *keyring) Retire(context.Context, uint32, audit.Act) error { k.changes.Add(1); return nil }
 
 type healthy struct{}
 
@@ -134,7 +143,7 @@ func newAPI(t *testing.T, change ...func(*httpapi.Config)) *api {
 	t.Cleanup(client.Close)
 	credentials, auditLog := &postgres.Credentials{DB: db}, &postgres.AuditLog{DB: db}
 	a := &api{
-		t: t, pool: pool, logs: &logs{}, accounts: &postgres.Accounts{DB: db},
+		t: t, pool: pool, logs: &logs{}, keyring: &keyring{}, accounts: &postgres.Accounts{DB: db},
 		resources: &postgres.Resources{DB: db, Seal: keys}, grants: &postgres.Grants{DB: db},
 	}
 	log := slog.New(slog.NewJSONHandler(a.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -150,7 +159,7 @@ func newAPI(t *testing.T, change ...func(*httpapi.Config)) *api {
 			Store: credentials, Enroller: &remote.Enroller{}, Client: client, Keys: keys, Random: rand.Reader, Now: time.Now,
 		}),
 		Querying: querying.New(querying.Config{Finder: credentials, Client: client, Keys: keys, Audit: direct{auditLog}, Hash: hash, Now: time.Now}),
-		Cursors:  page.New(keys.AEAD("cursor")), Health: healthy{}, PublicURL: "https://gw.example",
+		Cursors:  page.New(keys.AEAD("cursor")), Keyring: a.keyring, Health: healthy{}, PublicURL: "https://gw.example",
 		CAFingerprint: func(context.Context) (string, error) { return "00", nil },
 		Version:       "test", Now: time.Now, Log: log,
 	}
@@ -312,4 +321,3 @@ func (a answer) code(t *testing.T) string {
 	}
 	return p.Code
 }
-

@@ -29,15 +29,20 @@ type Health interface {
 }
 
 func (a *api) health(r chi.Router) {
-	r.Get("/health", func(w http.ResponseWriter, r *http.Request) {
+	// Probes ask with HEAD as well as with GET.
+	probe := func(path string, h http.HandlerFunc) {
+		r.Get(path, h)
+		r.Head(path, h)
+	}
+	probe("/health", func(w http.ResponseWriter, r *http.Request) {
 		report := a.Health.Report(r.Context())
 		writeHealth(w, report.Status != HealthDown, report)
 	})
 	// Alive as long as it can answer: an outage of Postgres must not make an orchestrator restart the fleet.
-	r.Get("/health/live", func(w http.ResponseWriter, _ *http.Request) {
+	probe("/health/live", func(w http.ResponseWriter, _ *http.Request) {
 		writeHealth(w, true, map[string]string{"status": HealthOK})
 	})
-	r.Get("/health/ready", func(w http.ResponseWriter, r *http.Request) {
+	probe("/health/ready", func(w http.ResponseWriter, r *http.Request) {
 		report := a.Health.Report(r.Context())
 		writeHealth(w, report.Status != HealthDown, map[string]string{"status": report.Status})
 	})

@@ -100,14 +100,16 @@ func (a *api) peers() {
 	} {
 		type in struct {
 			PeerRef
-			Body struct {
-				Reason string `json:"reason,omitempty" maxLength:"4000"`
-			}
+			Body *reasonBody
 		}
 		transition := postgres.Transition{Verb: "peer." + t.name, Rule: t.rule}
 		register(a, operation(http.MethodPost, "/api/federation/peers/{peer}/"+t.name, "peer-"+t.name, t.summary, "peers", account.PeersWrite),
 			func(ctx context.Context, in *in) (*body[peerBody], error) {
-				p, err := a.Peers.Change(ctx, in.Peer, transition, in.Body.Reason, actOf(ctx))
+				reason, err := in.Body.reason()
+				if err != nil {
+					return nil, err
+				}
+				p, err := a.Peers.Change(ctx, in.Peer, transition, reason, actOf(ctx))
 				if err != nil {
 					return nil, err
 				}

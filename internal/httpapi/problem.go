@@ -56,6 +56,7 @@ var (
 // humaErrors makes the framework's own refusals look like every other. Its error constructor is a package
 // variable by design; it is set once, to one function.
 var humaErrors = sync.OnceFunc(func() {
+	huma.ValidateStrictCasing = true // and "Email" is not "email"
 	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
 		return frameworkProblem(context.Background(), status, msg, errs)
 	}
@@ -69,6 +70,11 @@ func frameworkProblem(ctx context.Context, status int, msg string, errs []error)
 	for _, err := range errs {
 		if errors.As(err, &p) {
 			return p
+		}
+		var f *fault.Fault
+		if errors.As(err, &f) {
+			edge.Note(ctx, f)
+			return edge.NewProblem(f, edge.RequestID(ctx))
 		}
 	}
 	f := errInvalid

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -16,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/mosaicstack/gateway/internal/account"
+	"github.com/mosaicstack/gateway/internal/edge"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/resource"
@@ -32,6 +35,17 @@ const (
 type rawBody struct {
 	ContentType string `header:"Content-Type"`
 	Body        []byte
+}
+
+// described gives an operation whose bodies pass through unread their description.
+func described(op huma.Operation, takesBody bool) huma.Operation {
+	object := map[string]*huma.MediaType{typeJSON: {Schema: &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}}}
+	op.Responses = map[string]*huma.Response{strconv.Itoa(op.DefaultStatus): {Description: http.StatusText(op.DefaultStatus), Content: object}}
+	if takesBody {
+		op.MaxBodyBytes, op.SkipValidateBody = resource.MaxLineBytes, true
+		op.RequestBody = &huma.RequestBody{Required: true, Content: object}
+	}
+	return op
 }
 
 func rawJSON(b []byte, err error) (*rawBody, error) {
@@ -64,11 +78,11 @@ func (a *api) resources() {
 		ResourceRef
 		PageQuery
 	}
-	register(a, operation(http.MethodGet, "/api/resources/{resource}", "resource-list", "List the rows you can see, newest first", "resources", account.ResourcesRead),
+	register(a, described(operation(http.MethodGet, "/api/resources/{resource}", "resource-list", "List the rows you can see, newest first", "resources", account.ResourcesRead), false),
 		func(ctx context.Context, in *listRows) (*rawBody, error) {
 			return rawJSON(a.listRows(ctx, in.Resource, in.PageQuery))
 		})
-	register(a, operation(http.MethodGet, "/api/resources/{resource}/{id}", "resource-show", "Show a row", "resources", account.ResourcesRead),
+	register(a, described(operation(http.MethodGet, "/api/resources/{resource}/{id}", "resource-show", "Show a row", "resources", account.ResourcesRead), false),
 		func(ctx context.Context, in *RowRef) (*rawBody, error) {
 			res, user, err := a.rowsOf(ctx, in.Resource)
 			if err != nil {
@@ -81,8 +95,7 @@ func (a *api) resources() {
 		Team    string `query:"team" doc:"id or name of the team it belongs to"`
 		RawBody []byte `contentType:"application/json"`
 	}
-	op := created(operation(http.MethodPost, "/api/resources/{resource}", "resource-create", "Create a row of your own", "resources", account.ResourcesWrite))
-	op.MaxBodyBytes, op.SkipValidateBody = resource.MaxLineBytes, true
+	op := described(created(operation(http.MethodPost, "/api/resources/{resource}", "resource-create", "Create a row of your own", "resources", account.ResourcesWrite)), true)
 	register(a, op, func(ctx context.Context, in *create) (*rawBody, error) {
 		res, user, err := a.rowsOf(ctx, in.Resource)
 		if err != nil {
@@ -98,8 +111,7 @@ func (a *api) resources() {
 		RowRef
 		RawBody []byte `contentType:"application/json"`
 	}
-	op = operation(http.MethodPatch, "/api/resources/{resource}/{id}", "resource-update", "Change fields of a row of your own", "resources", account.ResourcesWrite)
-	op.MaxBodyBytes, op.SkipValidateBody = resource.MaxLineBytes, true
+	op = described(operation(http.MethodPatch, "/api/resources/{resource}/{id}", "resource-update", "Change fields of a row of your own", "resources", account.ResourcesWrite), true)
 	register(a, op, func(ctx context.Context, in *patch) (*rawBody, error) {
 		res, user, err := a.rowsOf(ctx, in.Resource)
 		if err != nil {
@@ -202,7 +214,7 @@ func (a *api) importing() {
 	op := operation(http.MethodPost, "/api/resources/{resource}/import", "resource-import",
 		"Import rows, one JSON object a line: all of them, or none", "resources", account.ResourcesImport)
 	op.Middlewares = huma.Middlewares{stream}
-	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/x-ndjson": {Schema: &huma.Schema{Type: "string"}}}}
+	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{typeLines: {Schema: &huma.Schema{Type: "string"}}}}
 	register(a, op, func(ctx context.Context, q *in) (*body[imported], error) {
 		res, err := resource.Parse(q.Resource)
 		if err != nil {
@@ -225,10 +237,14 @@ func rowsFrom(res scope.Resource, from io.Reader) func() (resource.Row, error) {
 	return func() (resource.Row, error) {
 		for scan.Scan() {
 			number++
-			if len(bytes.TrimSpace(scan.Bytes())) == 0 {
+			line := scan.Bytes()
+			if number == 1 {
+				line = bytes.TrimPrefix(line, []byte("\ufeff")) // a byte order mark, as some editors write it
+			}
+			if len(bytes.TrimSpace(line)) == 0 {
 				continue
 			}
-			row, err := resource.ParseRow(res, scan.Bytes())
+			row, err := resource.ParseRow(res, line)
 			if err != nil {
 				return row, atLine(number, err)
 			}
@@ -265,6 +281,10 @@ type streamKey struct{}
 // may take its time and a stalled one may not.
 func stream(ctx huma.Context, next func(huma.Context)) {
 	r, w := humachi.Unwrap(ctx)
+	if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media != typeLines {
+		edge.WriteProblem(w, r, errContentType.Advise("send the rows as %s, one JSON object a line", typeLines))
+		return
+	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Time{}) // the server's began with the request; an import outlives it
 	body := &patient{from: http.MaxBytesReader(w, r.Body, maxImportBytes), rc: rc}

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -79,18 +80,26 @@ var operations = map[string]permitted{
 	"peer-query-get":  {rowHolders, 403, "/api/federation/peers/home/resources/tasks/{task}", ""},
 
 	"audit-list": {readers, 200, "/api/federation/audit", ""},
+
+	"keyring-show":   {admins, 200, "/api/keyring", ""},
+	"keyring-rotate": {admins, 204, "/api/keyring/rotate", ""},
+	"keyring-retire": {admins, 204, "/api/keyring/retire", `{"id":7}`},
 }
 
 // endpoint is an operation as the API describes it.
 type endpoint struct{ method, template string }
 
-// described reads every operation out of the API's own description.
+// public are the operations for strangers: whoever holds an enrollment token, and whoever probes.
+var public = []string{"enrollment-redeem", "enrollment-redeem-path", "enrollment-explain", "health", "health-live", "health-ready"}
+
+// described reads every operation that asks who is calling out of the API's own description.
 func (a *api) described() map[string]endpoint {
 	a.t.Helper()
 	got := a.ask(http.MethodGet, a.url+"/openapi.json", "")
 	var doc struct {
 		Paths map[string]map[string]struct {
-			ID string `json:"operationId"`
+			ID       string `json:"operationId"`
+			Security []map[string][]string
 		}
 	}
 	if err := json.Unmarshal(got.body, &doc); err != nil || got.status != http.StatusOK {
@@ -101,6 +110,12 @@ func (a *api) described() map[string]endpoint {
 		for method, op := range methods {
 			if _, twice := out[op.ID]; twice || op.ID == "" {
 				a.t.Errorf("%s %s: operation id %q is missing or taken", method, template, op.ID)
+			}
+			if len(op.Security) == 1 && len(op.Security[0]) == 0 {
+				if !slices.Contains(public, op.ID) {
+					a.t.Errorf("%s is described as open to everybody", op.ID)
+				}
+				continue
 			}
 			out[op.ID] = endpoint{strings.ToUpper(method), template}
 		}
@@ -178,7 +193,7 @@ func (a *api) newCast() cast {
 	c.callers = []caller{
 		{"nobody", nil, "unauthenticated", ""},
 		{"a name and password", []string{"Authorization", "Basic YWRtaW46YWRtaW4="}, "unauthenticated", ""},
-		{"an empty token", bearer(""), "token_invalid", ""},
+		{"an empty token", bearer(""), "unauthenticated", ""},
 		{"garbage", bearer("x"), "token_invalid", ""},
 		{"a token nobody has", bearer(account.TokenPrefix + strings.Repeat("A", 43)), "token_invalid", ""},
 		{"an admin's token without its prefix", bearer(strings.TrimPrefix(adminHeader[1], "Bearer "+account.TokenPrefix)), "token_invalid", ""},
@@ -198,7 +213,7 @@ func (a *api) newCast() cast {
 // state is a digest of everything the API can change, but for when a token was last used.
 func (a *api) state() string {
 	a.t.Helper()
-	var all []string
+	all := []string{fmt.Sprint(a.keyring.changes.Load())}
 	for _, table := range []string{
 		"users", "teams", "team_members", "api_tokens", "tasks", "federation_peers", "federation_grants",
 		"federation_enrollment_tokens", "federation_certificates", "federation_credentials", "federation_audit_log",

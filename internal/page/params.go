@@ -68,5 +68,8 @@ func ParseSince(s string) (time.Time, error) {
 		strings.HasSuffix(s[:len(s)-len(":00")], "+24") || strings.HasSuffix(s[:len(s)-len(":00")], "-24") {
 		return time.Time{}, ErrUpdatedSinceInvalid
 	}
-	return t.UTC(), nil
+	if t = t.UTC(); t.Year() < 1 {
+		return time.Time{}, ErrUpdatedSinceInvalid // PostgreSQL's calendar has no year 0
+	}
+	return t, nil
 }

@@ -65,7 +65,7 @@ func (s *Accounts) CreateUser(ctx context.Context, u account.User, act audit.Act
 		} else if err != nil {
 			return err
 		}
-		e := act.Event("user.create")
+		e := act.Created("user.create")
 		e.SubjectUserID, e.Detail = out.ID, string(out.Role)
 		return record(ctx, tx, e)
 	})
@@ -78,15 +78,7 @@ func (s *Accounts) User(ctx context.Context, ref string) (account.User, error) {
 }
 
 func findUser(ctx context.Context, q querier, ref string) (account.User, error) {
-	where := `email = lower($1)`
-	if _, err := uuid.Parse(ref); err == nil {
-		where = `id = $1::uuid`
-	}
-	rows, err := q.Query(ctx, `SELECT `+userColumns+` FROM users WHERE `+where, ref)
-	if err != nil {
-		return account.User{}, fail(err, "find user")
-	}
-	u, err := pgx.CollectExactlyOneRow(rows, scanUser)
+	u, err := find(ctx, q, ref, scanUser, `SELECT `+userColumns+` FROM users WHERE id = $1`, `SELECT `+userColumns+` FROM users WHERE email = lower($1)`)
 	if notFound(err) {
 		return u, ErrUserNotFound.With("there is no user %q", ref)
 	}
@@ -202,7 +194,7 @@ func (s *Accounts) CreateTeam(ctx context.Context, name string, act audit.Act) (
 		} else if err != nil {
 			return err
 		}
-		e := act.Event("team.create")
+		e := act.Created("team.create")
 		e.Detail = "team " + out.ID.String()
 		return record(ctx, tx, e)
 	})
@@ -215,15 +207,7 @@ func (s *Accounts) Team(ctx context.Context, ref string) (account.Team, error) {
 }
 
 func findTeam(ctx context.Context, q querier, ref string) (account.Team, error) {
-	where := `name = $1`
-	if _, err := uuid.Parse(ref); err == nil {
-		where = `id = $1::uuid`
-	}
-	rows, err := q.Query(ctx, `SELECT `+teamColumns+` FROM teams WHERE `+where, ref)
-	if err != nil {
-		return account.Team{}, fail(err, "find team")
-	}
-	t, err := pgx.CollectExactlyOneRow(rows, scanTeam)
+	t, err := find(ctx, q, ref, scanTeam, `SELECT `+teamColumns+` FROM teams WHERE id = $1`, `SELECT `+teamColumns+` FROM teams WHERE name = $1`)
 	if notFound(err) {
 		return t, ErrTeamNotFound.With("there is no team %q", ref)
 	}
@@ -316,7 +300,7 @@ func (s *Accounts) CreateToken(ctx context.Context, user, name string, hash [32]
 		if out, err = pgx.CollectExactlyOneRow(rows, scanToken); err != nil {
 			return err
 		}
-		e := act.Event("token.create")
+		e := act.Created("token.create")
 		e.SubjectUserID, e.Detail = u.ID, "token "+out.ID.String()
 		return record(ctx, tx, e)
 	})

@@ -187,17 +187,20 @@ func whyNotTaken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (enroll.
 	if err != nil {
 		return enroll.Claim{}, err
 	}
+	g, err := findGrant(ctx, tx, s.grantID, "")
+	if err != nil {
+		return enroll.Claim{}, err
+	}
 	if s.spent && r.IdempotencyHash != nil && bytes.Equal(s.idempotencyHash, r.IdempotencyHash) {
 		if !bytes.Equal(s.requestHash, r.RequestHash[:]) {
 			return enroll.Claim{}, enroll.ErrKeyReused
 		}
+		if err := closed(g, s.peerState, s.userDisabled, s.now); err != nil {
+			return enroll.Claim{}, err // the certificate opens nothing any more
+		}
 		if s.answer != nil {
 			return enroll.Claim{Again: s.answer}, nil
 		}
-	}
-	g, err := findGrant(ctx, tx, s.grantID, "")
-	if err != nil {
-		return enroll.Claim{}, err
 	}
 	if err := s.refusal(g); err != nil {
 		return enroll.Claim{}, err

@@ -108,7 +108,7 @@ func (s *Grants) CreateGrant(ctx context.Context, n NewGrant, t NewToken, act au
 		if out, err = findGrant(ctx, tx, id, ""); err != nil {
 			return err
 		}
-		e := act.Event("grant.create")
+		e := act.Created("grant.create")
 		e.PeerID, e.PeerName, e.GrantID, e.SubjectUserID = p.ID, p.Name, out.ID, subject.ID
 		if out.Scope.Sensitive() {
 			e.Detail = "sensitive: needs approval"
@@ -139,7 +139,7 @@ func (s *Grants) peerForGrant(ctx context.Context, tx pgx.Tx, name string, act a
 		return p, peer.ErrRevoked
 	}
 	if tag.RowsAffected() == 1 {
-		e := act.Event("peer.create")
+		e := act.Created("peer.create")
 		e.PeerID, e.PeerName = p.ID, p.Name
 		err = record(ctx, tx, e)
 	}
@@ -152,7 +152,7 @@ func insertToken(ctx context.Context, tx pgx.Tx, g grant.Grant, t NewToken, act 
 		VALUES ($1, $2, $3, now() + $4::interval) RETURNING expires_at`, g.ID, t.Hash[:], act.Actor, t.TTL).Scan(&at); err != nil {
 		return at, err
 	}
-	e := act.Event("grant.token")
+	e := act.Created("grant.token")
 	e.PeerID, e.PeerName, e.GrantID, e.SubjectUserID = g.PeerID, g.Peer, g.ID, g.SubjectUserID
 	return at, record(ctx, tx, e)
 }
@@ -269,17 +269,18 @@ func (s *Grants) Revoke(ctx context.Context, id uuid.UUID, reason string, act au
 			out = g // revoked is revoked: the first reason stands
 			return nil
 		}
-		if _, err := g.Revoke(now, reason); err != nil {
+		revoked, err := g.Revoke(now, reason)
+		if err != nil {
 			return err
 		}
-		if err := revokeGrants(ctx, tx, []uuid.UUID{id}, reason); err != nil {
+		if err := revokeGrants(ctx, tx, []uuid.UUID{id}, revoked.RevokedReason); err != nil {
 			return err
 		}
 		if out, err = findGrant(ctx, tx, id, ""); err != nil {
 			return err
 		}
 		e := act.Event("grant.revoke")
-		e.PeerID, e.PeerName, e.GrantID, e.SubjectUserID, e.Detail = out.PeerID, out.Peer, out.ID, out.SubjectUserID, reason
+		e.PeerID, e.PeerName, e.GrantID, e.SubjectUserID, e.Detail = out.PeerID, out.Peer, out.ID, out.SubjectUserID, out.RevokedReason
 		return record(ctx, tx, e)
 	})
 	return out, err

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mosaicstack/gateway/internal/audit"
@@ -42,15 +41,8 @@ func (s *Peers) Peer(ctx context.Context, ref string) (peer.Peer, error) {
 }
 
 func findPeer(ctx context.Context, q querier, ref, lock string) (peer.Peer, error) {
-	where := `p.name = $1`
-	if _, err := uuid.Parse(ref); err == nil {
-		where = `p.id = $1::uuid`
-	}
-	rows, err := q.Query(ctx, `SELECT `+peerColumns+` FROM federation_peers p WHERE `+where+` `+lock, ref)
-	if err != nil {
-		return peer.Peer{}, fail(err, "find peer")
-	}
-	p, err := pgx.CollectExactlyOneRow(rows, scanPeer)
+	const all = `SELECT ` + peerColumns + ` FROM federation_peers p WHERE `
+	p, err := find(ctx, q, ref, scanPeer, all+`p.id = $1 `+lock, all+`p.name = $1 `+lock)
 	if notFound(err) {
 		return p, ErrPeerNotFound.With("there is no peer %q", ref)
 	}
@@ -105,7 +97,7 @@ type Transition struct {
 func (s *Peers) Change(ctx context.Context, ref string, t Transition, reason string, act audit.Act) (peer.Peer, error) {
 	var out peer.Peer
 	err := s.inTx(ctx, t.Verb, func(tx pgx.Tx) error {
-		p, err := findPeer(ctx, tx, ref, "FOR UPDATE")
+		p, err := findPeer(ctx, tx, ref, "FOR NO KEY UPDATE")
 		if err != nil {
 			return err
 		}

@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
+	"unicode/utf8"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -139,6 +142,24 @@ func (db *DB) inTx(ctx context.Context, what string, f func(pgx.Tx) error) error
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// find reads the one row that ref names: by id when ref is a UUID in its canonical form, else by name. What no name
+// can be (PostgreSQL refuses it as text) names nothing.
+func find[T any](ctx context.Context, q querier, ref string, scan pgx.RowToFunc[T], byID, byName string) (T, error) {
+	var none T
+	if !utf8.ValidString(ref) || strings.ContainsRune(ref, 0) {
+		return none, pgx.ErrNoRows
+	}
+	sql, arg := byName, any(ref)
+	if id, err := uuid.Parse(ref); err == nil && len(ref) == 36 {
+		sql, arg = byID, id
+	}
+	rows, err := q.Query(ctx, sql, arg)
+	if err != nil {
+		return none, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scan)
 }
 
 // collect runs a query and reads every row of it.

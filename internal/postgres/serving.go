@@ -38,7 +38,7 @@ const aliveCTE = `WITH a AS MATERIALIZED (
 	SELECT CASE
 		WHEN p.state = 'revoked' THEN 'peer_revoked'
 		WHEN g.status = 'revoked' THEN 'grant_revoked'
-		WHEN g.status = 'expired' OR g.expires_at <= now() THEN 'grant_expired'
+		WHEN g.status = 'expired' OR g.expires_at < now() + interval '1 second' AND c.not_after <= now() OR g.expires_at <= now() THEN 'grant_expired' -- not_after is whole seconds
 		WHEN p.state = 'suspended' THEN 'peer_suspended'
 		WHEN u.disabled_at IS NOT NULL THEN 'subject_disabled'
 		WHEN c.revoked_at IS NOT NULL THEN 'certificate_revoked'

@@ -243,6 +243,13 @@ func TestRefusalsAreInForceWhenTheChangeHasReturned(t *testing.T) {
 			_, err := w.pool.Exec(w.ctx, `UPDATE federation_grants SET expires_at = now()`)
 			return err
 		}, serving.ErrGrantExpired},
+		{"grant and certificate end together", func(w *world, h held) error {
+			if _, err := w.pool.Exec(w.ctx, `UPDATE federation_certificates SET not_after = date_trunc('second', now())`); err != nil {
+				return err
+			}
+			_, err := w.pool.Exec(w.ctx, `UPDATE federation_grants SET expires_at = now()`)
+			return err
+		}, serving.ErrGrantExpired},
 		{"certificate expired", func(w *world, h held) error {
 			_, err := w.pool.Exec(w.ctx, `UPDATE federation_certificates SET not_after = now()`)
 			return err

@@ -243,10 +243,11 @@ func (r *run) attempt(ctx context.Context, work func(p Plan) (answer, error)) (a
 			return answer{}, err
 		}
 		r.plan = p
-		if now := r.s.Now(); !now.Before(r.caller.Identity.NotAfter) {
-			return answer{}, ErrCertificateExpired
-		}
 		a, err := work(p)
+		// The statement names a better reason when there is one: a certificate ends with its grant at the latest.
+		if !r.s.Now().Before(r.caller.Identity.NotAfter) && !refused(err) {
+			err = ErrCertificateExpired
+		}
 		if errors.Is(err, errStale) && !fresh {
 			continue
 		}
@@ -292,6 +293,15 @@ func (r *run) refuse(ctx context.Context, err error) error {
 		return recorded
 	}
 	return err
+}
+
+// refused reports whether err says no to the caller as such, and not to what they asked for.
+func refused(err error) bool {
+	if err == nil || errors.Is(err, errStale) {
+		return false
+	}
+	k := fault.From(err).Kind
+	return k != fault.NotFound && k != fault.Invalid
 }
 
 // dead reports a refusal that nothing can lift. A suspended peer can be resumed and a disabled user enabled, and

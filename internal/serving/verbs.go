@@ -20,6 +20,7 @@ type ListRequest struct {
 	Limit    string
 	Cursor   string
 	Since    string
+	Mistake  error // what is wrong with the query as a whole; told only to those who may ask
 }
 
 // List answers with one page: {"data":[…],"page":{"limit","capped","next_cursor"}}.
@@ -46,6 +47,9 @@ func (s *Service) List(ctx context.Context, c Caller, q ListRequest) ([]byte, er
 
 func (s *Service) parseList(p Plan, q ListRequest) (lq ListQuery, capped bool, err error) {
 	res, err := inScope(p, q.Resource)
+	if err == nil {
+		err = q.Mistake
+	}
 	if err != nil {
 		return lq, false, err
 	}
