@@ -1,8 +1,8 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
+	"crypto/subtle"
 	"errors"
 	"time"
 
@@ -191,8 +191,8 @@ func whyNotTaken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (enroll.
 	if err != nil {
 		return enroll.Claim{}, err
 	}
-	if s.spent && r.IdempotencyHash != nil && bytes.Equal(s.idempotencyHash, r.IdempotencyHash) {
-		if !bytes.Equal(s.requestHash, r.RequestHash[:]) {
+	if s.spent && r.IdempotencyHash != nil && subtle.ConstantTimeCompare(s.idempotencyHash, r.IdempotencyHash) == 1 {
+		if subtle.ConstantTimeCompare(s.requestHash, r.RequestHash[:]) != 1 {
 			return enroll.Claim{}, enroll.ErrKeyReused
 		}
 		if err := closed(g, s.peerState, s.userDisabled, s.now); err != nil {
