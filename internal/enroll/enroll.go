@@ -99,7 +99,9 @@ type Claim struct {
 	Serial     *big.Int
 	Grant      grant.Grant
 	Now        time.Time // of the store
-	Again      []byte    // the answer of the first request, when this is the same one again
+	// FirstOfPeer says that the peer was pending: activation makes it active.
+	FirstOfPeer bool
+	Again       []byte // the answer of the first request, when this is the same one again
 }
 
 // Activation is everything the second transaction records.

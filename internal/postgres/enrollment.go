@@ -105,44 +105,47 @@ func (e *Enrollment) View(ctx context.Context, hash [32]byte) (enroll.View, erro
 	return enroll.View{ExpiresAt: s.expiresAt, Err: s.refusal(g)}, nil
 }
 
-// Claim implements enroll.Store. Check and claim are one UPDATE: with SELECT-then-UPDATE two holders of a leaked
-// URL could both find it unclaimed.
+// Claim implements enroll.Store. Check, claim and the attempt's record are one statement: with SELECT-then-UPDATE two
+// holders of a leaked URL could both find it unclaimed.
 func (e *Enrollment) Claim(ctx context.Context, r enroll.ClaimRequest) (enroll.Claim, error) {
 	var claim enroll.Claim
 	err := e.inTx(ctx, "claim enrollment token", func(tx pgx.Tx) error {
-		c, grantID, err := takeToken(ctx, tx, r)
+		var c enroll.Claim
+		var st standing
+		err := tx.QueryRow(ctx, takeToken, r.TokenHash[:], r.Lease, r.RequestHash[:], r.RequestID, r.Serial.String()).
+			Scan(append([]any{&c.TokenID, &c.Generation}, st.fields()...)...)
 		if notFound(err) {
 			claim, err = whyNotTaken(ctx, tx, r)
 			return err
 		} else if err != nil {
 			return err
 		}
-		var batch pgx.Batch
-		var st standing
-		st.queue(&batch, grantID, "", "")
-		batch.Queue(`INSERT INTO federation_sign_attempts (serial, token_id, grant_id, generation, purpose, lease_until)
-			VALUES ($1, $2, $3, $4, 'enroll', now() + $5::interval)`, r.Serial.String(), c.TokenID, grantID, c.Generation, r.Lease)
-		if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
-			return err
-		}
 		if err := st.closed(); err != nil {
 			return err // rolls the claim back
 		}
-		c.Grant, c.Now, c.Serial = st.grant, st.now, r.Serial
+		c.Grant, c.Now, c.Serial, c.FirstOfPeer = st.grant, st.now, r.Serial, st.peer == peer.Pending
 		claim = c
 		return nil
 	})
 	return claim, err
 }
 
-func takeToken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (c enroll.Claim, grantID uuid.UUID, err error) {
-	err = tx.QueryRow(ctx, `UPDATE federation_enrollment_tokens t
+const takeToken = `WITH taken AS (
+		UPDATE federation_enrollment_tokens t
 		SET claim_generation = claim_generation + 1, claimed_at = now(), claim_lease_until = now() + $2::interval,
 			claim_csr_hash = $3, claim_request_id = $4
-		WHERE token_hash = $1 AND `+tokenAlive+` AND (claim_lease_until IS NULL OR claim_lease_until <= now())
-		RETURNING id, claim_generation, grant_id`, r.TokenHash[:], r.Lease, r.RequestHash[:], r.RequestID).Scan(&c.TokenID, &c.Generation, &grantID)
-	return c, grantID, err
-}
+		WHERE token_hash = $1 AND ` + tokenAlive + ` AND (claim_lease_until IS NULL OR claim_lease_until <= now())
+		RETURNING id, claim_generation, grant_id),
+	attempt AS (
+		INSERT INTO federation_sign_attempts (serial, token_id, grant_id, generation, purpose, lease_until)
+		SELECT $5, id, grant_id, claim_generation, 'enroll', now() + $2::interval FROM taken)
+	SELECT taken.id, taken.claim_generation, ` + standingColumns + ` FROM taken JOIN federation_grants g ON g.id = taken.grant_id` + standingJoins
+
+// standingColumns and standingJoins read a standing beside a grant g.
+const (
+	standingColumns = grantColumns + `, p.state, u.disabled_at IS NOT NULL, now()`
+	standingJoins   = ` JOIN federation_peers p ON p.id = g.peer_id JOIN users u ON u.id = g.subject_user_id `
+)
 
 // standing is what an enrollment stands on: the grant, its peer and its user, and the time.
 type standing struct {
@@ -153,24 +156,22 @@ type standing struct {
 	gone         bool // the grant was deleted, with its peer or its user
 }
 
-// queue adds the statements that read the standing to a batch, the peer first: every transaction that locks takes
-// its locks in the order peer, grant.
-func (s *standing) queue(batch *pgx.Batch, grantID uuid.UUID, lockPeer, lockGrant string) {
-	batch.Queue(`SELECT p.state FROM federation_peers p JOIN federation_grants g ON g.peer_id = p.id WHERE g.id = $1 `+lockPeer, grantID).
-		Query(func(rows pgx.Rows) error { return s.one(rows, &s.peer) })
-	batch.Queue(`SELECT `+grantColumns+` FROM federation_grants g JOIN federation_peers p ON p.id = g.peer_id WHERE g.id = $1 `+lockGrant, grantID).
-		Query(func(rows pgx.Rows) error { return s.one(rows, grantFields(&s.grant)...) })
-	batch.Queue(`SELECT u.disabled_at IS NOT NULL, now() FROM users u JOIN federation_grants g ON g.subject_user_id = u.id WHERE g.id = $1`, grantID).
-		Query(func(rows pgx.Rows) error { return s.one(rows, &s.userDisabled, &s.now) })
+// queue adds the statement that reads the standing to a batch. One that locks the grant comes after the peer was
+// locked: every transaction takes its locks in the order peer, grant.
+func (s *standing) queue(batch *pgx.Batch, grantID uuid.UUID, lock string) {
+	batch.Queue(`SELECT `+standingColumns+` FROM federation_grants g`+standingJoins+`WHERE g.id = $1 `+lock, grantID).
+		Query(func(rows pgx.Rows) error {
+			defer rows.Close()
+			if !rows.Next() {
+				s.gone = true
+				return rows.Err()
+			}
+			return rows.Scan(s.fields()...)
+		})
 }
 
-func (s *standing) one(rows pgx.Rows, dest ...any) error {
-	defer rows.Close()
-	if !rows.Next() {
-		s.gone = true
-		return rows.Err()
-	}
-	return rows.Scan(dest...)
+func (s *standing) fields() []any {
+	return append(grantFields(&s.grant), &s.peer, &s.userDisabled, &s.now)
 }
 
 // closed says whether the standing is not open for enrollment.
@@ -249,12 +250,16 @@ func (e *Enrollment) Activate(ctx context.Context, a enroll.Activation) error {
 
 func activate(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
 	var batch pgx.Batch
-	// Only the first enrollment of a peer writes its row. The others share it: enrollments of one peer must not wait
-	// for each other's commits. A user is disabled or deleted under its own lock, and looked at again at every request.
-	batch.Queue(`UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1
-		WHERE id = $1 AND state = 'pending'`, a.Claim.Grant.PeerID)
+	// Only the first enrollment of a peer writes its row; of several first ones the others find it written. All later
+	// ones share it: enrollments of one peer must not wait for each other's commits. A user is disabled or deleted
+	// under its own lock, and looked at again at every request.
+	if a.Claim.FirstOfPeer {
+		batch.Queue(`UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1
+			WHERE id = $1 AND state = 'pending'`, a.Claim.Grant.PeerID)
+	}
+	batch.Queue(`SELECT FROM federation_peers WHERE id = $1 FOR SHARE`, a.Claim.Grant.PeerID)
 	var st standing
-	st.queue(&batch, a.Claim.Grant.ID, "FOR SHARE OF p", "FOR UPDATE OF g")
+	st.queue(&batch, a.Claim.Grant.ID, "FOR UPDATE OF g")
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return err
 	}
