@@ -95,7 +95,7 @@ func (a *app) grantCreate() *cobra.Command {
 	flags.StringVar(&body.Peer, "peer", "", "the other gateway, by name; a new name makes a pending peer")
 	flags.StringVar(&body.User, "user", "", "the user it speaks for here, by id or email")
 	flags.StringVar(&file, "scope", "", "FILE of the scope document, - for stdin")
-	flags.StringVar(&body.Expires, "expires", "", "how long the grant lives, such as 90d (default: until revoked)")
+	flags.StringVar(&body.Expires, "expires", "", "how long the grant lives, such as 30d (default 90d)")
 	flags.StringVar(&body.TokenTTL, "token-ttl", "", "how long the enrollment URL lives, 1m to 24h (default 15m)")
 	flags.StringVar(&body.Rate, "rate", "", "how many requests, such as 120/min (default 120/min)")
 	flags.IntVar(&burst, "burst", 0, "how many requests at once (default 60)")

@@ -106,6 +106,11 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Strangers fill this one with keys of their own making; they must not push out the buckets of peers.
+	strangers, err := limit.NewMemory()
+	if err != nil {
+		return nil, err
+	}
 	cursors := page.New(c.keyring.ring.AEAD("cursor"))
 	hash := func(data []byte) []byte { return c.keyring.ring.MAC("audit query", data) }
 	g.federation = fedapi.NewServer(fedapi.Config{
@@ -120,7 +125,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog,
 		Enroll: enroll.New(enroll.Config{
 			Store: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
-			Guesses: limit.Fixed{Limiter: limiter, Limit: guessLimit}, Tries: limit.Fixed{Limiter: limiter, Limit: tryLimit},
+			Guesses: limit.Fixed{Limiter: strangers, Limit: guessLimit}, Tries: limit.Fixed{Limiter: strangers, Limit: tryLimit},
 			Random: rand.Reader, Log: c.log,
 		}),
 		Credentials: g.credentials, Adder: adder, Querying: query,
