@@ -207,7 +207,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			for range rounds(2, 100) {
+			for range rounds(2, 25) {
 				g, token := w.granted()
 				o := order{Token: token, CSR: newCSR(t), Key: "k", KillAt: step}
 				if out, killed := w.redeemIn(o, 0); !killed {
@@ -229,7 +229,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	survived := 0
-	for range rounds(8, 400) {
+	for range rounds(8, 75) {
 		g, token := w.granted()
 		o := order{Token: token, CSR: newCSR(t), Key: "k"}
 		after := time.Duration(1 + rand.Int64N(int64(60*time.Millisecond)))
