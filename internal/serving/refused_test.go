@@ -162,11 +162,11 @@ func (unlimited) Allow(context.Context, string, grant.Limit) (time.Duration, err
 
 func refusing(s *ruling) (*Service, Caller) {
 	return New(Config{
-			Store: s, Audit: forgetful{}, Limiter: unlimited{}, Now: time.Now, Log: slog.New(slog.DiscardHandler),
-			Refused: NewRefusedLately(time.Now), Hash: func([]byte) []byte { return nil },
-		}), Caller{Identity: identity.Identity{
-			GrantID: uuid.Nil, UserID: uuid.Nil, Fingerprint: print32(7), NotAfter: time.Now().Add(24 * time.Hour),
-		}}
+		Store: s, Audit: forgetful{}, Limiter: unlimited{}, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Refused: NewRefusedLately(time.Now), Hash: func([]byte) []byte { return nil },
+	}), Caller{Identity: identity.Identity{
+		GrantID: uuid.Nil, UserID: uuid.Nil, Fingerprint: print32(7), NotAfter: time.Now().Add(24 * time.Hour),
+	}}
 }
 
 func TestWhatIsDeadForGoodStopsCostingTheDatabaseAnything(t *testing.T) {
