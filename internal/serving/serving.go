@@ -175,6 +175,7 @@ type Config struct {
 	Log     *slog.Logger
 	Refused *RefusedLately
 	Touch   func(peerID uuid.UUID) // told of every peer that was answered
+	Observe Observe                // nil: nobody measures
 }
 
 // Service answers federated requests.
@@ -202,10 +203,13 @@ type run struct {
 	res     string
 	query   []byte
 	started time.Time
+	lapped  time.Time
+	seen    Observation
 }
 
 func (s *Service) begin(c Caller, verb, res string, query []byte) *run {
-	return &run{s: s, caller: c, verb: verb, res: res, query: query, started: s.Now()}
+	now := s.Now()
+	return &run{s: s, caller: c, verb: verb, res: res, query: query, started: now, lapped: now}
 }
 
 // answer is the body of a good answer and what its audit row says of it.
@@ -215,19 +219,26 @@ type answer struct {
 }
 
 // do carries a request through: work is the one statement, run again once when the plan turns out stale.
-func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) ([]byte, error) {
+func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (_ []byte, err error) {
 	s := r.s
-	if wait := s.Refused.Wait(r.caller.Identity.Fingerprint); wait > 0 {
+	defer func() { r.observed(err) }()
+	wait := s.Refused.Wait(r.caller.Identity.Fingerprint)
+	r.lap(StepRefusedLately)
+	if wait > 0 {
 		return nil, r.refuse(ctx, ErrRateLimited.After(wait))
 	}
 	a, err := r.attempt(ctx, work)
 	if err != nil {
 		return nil, r.refuse(ctx, err)
 	}
-	if err := r.limit(ctx); err != nil {
+	err = r.limit(ctx)
+	r.lap(StepLimit)
+	if err != nil {
 		return nil, r.refuse(ctx, err)
 	}
-	if err := s.Audit.Record(ctx, r.event(200, audit.OK, "", a)); err != nil {
+	err = s.Audit.Record(ctx, r.event(200, audit.OK, "", a))
+	r.lap(StepAudit)
+	if err != nil {
 		return nil, err
 	}
 	if s.Touch != nil {
@@ -239,11 +250,13 @@ func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) ([]byte
 func (r *run) attempt(ctx context.Context, work func(p Plan) (answer, error)) (answer, error) {
 	for fresh := false; ; fresh = true {
 		p, err := r.s.plan(ctx, r.caller.Identity, fresh)
+		r.lap(StepPlan)
 		if err != nil {
 			return answer{}, err
 		}
 		r.plan = p
 		a, err := work(p)
+		r.lap(StepStatement)
 		// The statement names a better reason when there is one: a certificate ends with its grant at the latest.
 		if !r.s.Now().Before(r.caller.Identity.NotAfter) && !refused(err) {
 			err = ErrCertificateExpired
@@ -289,7 +302,9 @@ func (r *run) refuse(ctx context.Context, err error) error {
 	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
 		outcome = audit.Failed
 	}
-	if recorded := r.s.Audit.Record(ctx, r.event(f.Kind.Status(), outcome, f.Code, answer{})); recorded != nil {
+	recorded := r.s.Audit.Record(ctx, r.event(f.Kind.Status(), outcome, f.Code, answer{}))
+	r.lap(StepAudit)
+	if recorded != nil {
 		return recorded
 	}
 	return err
