@@ -15,8 +15,19 @@ func gateway(env cli.Env) cli.Gateway {
 			return daemon.Dev(ctx, daemon.DevOptions{
 				Program: os.Args[0],
 				Dir:     o.Dir, Listen: o.Listen, FederationListen: o.FederationListen, Name: o.Name, DemoData: o.DemoData, JSON: o.JSON,
-				Version: env.Version, Getenv: env.Getenv, Stdout: o.Stdout, Stderr: o.Stderr, Now: env.Now,
+				Version: env.Version, Environ: env.Environ(), Stdout: o.Stdout, Stderr: o.Stderr, Now: env.Now,
 			})
 		},
+		Serve: func(ctx context.Context, o cli.Streams) error { return daemon.Serve(ctx, serveOptions(env, o)) },
+		Migrate: func(ctx context.Context, status bool, o cli.Streams) error {
+			if status {
+				return daemon.MigrationStatus(ctx, serveOptions(env, o))
+			}
+			return daemon.Migrate(ctx, serveOptions(env, o))
+		},
 	}
+}
+
+func serveOptions(env cli.Env, o cli.Streams) daemon.ServeOptions {
+	return daemon.ServeOptions{Environ: env.Environ(), JSON: o.JSON, Version: env.Version, Stdout: o.Stdout, Stderr: o.Stderr, Now: env.Now}
 }

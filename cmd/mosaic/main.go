@@ -19,6 +19,7 @@ func main() {
 	os.Exit(run(context.Background(), cli.Env{
 		Args:    os.Args[1:],
 		Getenv:  os.Getenv,
+		Environ: os.Environ,
 		Stdin:   os.Stdin,
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,

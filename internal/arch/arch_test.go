@@ -36,6 +36,7 @@ var packages = map[string]layer{
 	"internal/audit":                leaf,
 	"internal/seal":                 leaf,
 	"internal/unixsock":             leaf,
+	"internal/config":               leaf,
 	"internal/ca":                   leaf, // the contract; who keeps it are ca/embedded and ca/stepca
 	"internal/peer":                 domain,
 	"internal/grant":                domain,
@@ -91,6 +92,7 @@ var owners = []struct {
 	{"github.com/smallstep/certificates", caPackages(), "the CA can be replaced"},
 	{"go.step.sm/crypto", caPackages(), "the CA can be replaced"},
 	{"github.com/danielgtaylor/huma", []string{"internal/httpapi"}, "the framework stays at the edge"},
+	{"github.com/caarlos0/env", []string{"internal/config"}, "settings are read in one place"},
 	{"github.com/spf13/cobra", []string{"internal/cli"}, "the framework stays at the edge"},
 	{"github.com/tink-crypto/tink-go", []string{"internal/seal"}, "sealed values have one format"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},

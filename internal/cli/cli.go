@@ -28,6 +28,7 @@ const (
 type Env struct {
 	Args    []string // without the program's name
 	Getenv  func(string) string
+	Environ func() []string // as os.Environ; for the commands that are a gateway themselves
 	Stdin   io.Reader
 	Stdout  io.Writer
 	Stderr  io.Writer
@@ -41,6 +42,16 @@ type Env struct {
 type Gateway struct {
 	// Dev runs a whole gateway until ctx ends, and returns nil when it was stopped in good order.
 	Dev func(ctx context.Context, o DevOptions) error
+	// Serve runs one replica until ctx ends.
+	Serve func(ctx context.Context, o Streams) error
+	// Migrate applies the migrations that are pending, or tells which are.
+	Migrate func(ctx context.Context, status bool, o Streams) error
+}
+
+// Streams is where a command that does not speak HTTP writes, and in which form.
+type Streams struct {
+	JSON           bool
+	Stdout, Stderr io.Writer
 }
 
 // DevOptions are the flags of "gateway dev".

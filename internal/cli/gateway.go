@@ -20,7 +20,37 @@ func (a *app) gateway() *cobra.Command {
 	if a.env.Gateway.Dev != nil {
 		cmd.AddCommand(a.dev())
 	}
+	if a.env.Gateway.Serve != nil {
+		cmd.AddCommand(a.serve())
+	}
+	if a.env.Gateway.Migrate != nil {
+		cmd.AddCommand(a.migrate())
+	}
 	return cmd
+}
+
+func (a *app) serve() *cobra.Command {
+	return a.leaf("serve", nil, "Run one replica on an external database, cache and CA, as the environment says", func(cmd *cobra.Command, _ []string) error {
+		return a.env.Gateway.Serve(cmd.Context(), a.streams())
+	})
+}
+
+func (a *app) migrate() *cobra.Command {
+	cmd := a.leaf("migrate", []string{"[up|status]"}, "Bring the schema of DATABASE_URL up to date, or tell how it is", func(cmd *cobra.Command, args []string) error {
+		what := "up"
+		if len(args) > 0 {
+			what = args[0]
+		}
+		if what != "up" && what != "status" {
+			return misuse(cmd, "migrate takes up or status, not %q", what)
+		}
+		return a.env.Gateway.Migrate(cmd.Context(), what == "status", a.streams())
+	})
+	return cmd
+}
+
+func (a *app) streams() Streams {
+	return Streams{JSON: a.json, Stdout: a.env.Stdout, Stderr: a.env.Stderr}
 }
 
 func (a *app) dev() *cobra.Command {

@@ -24,6 +24,21 @@ const (
 	renewalWithin = 15 * time.Second
 )
 
+// certificateSource gives the federation listener its certificate.
+type certificateSource interface {
+	get() (*tls.Certificate, error)
+	intermediates() []*x509.Certificate
+	run(ctx context.Context) error
+}
+
+// newCertificate takes the certificate from the files that the settings name, else from the CA.
+func newCertificate(ctx context.Context, c gatewayConfig, host string) (certificateSource, error) {
+	if c.settings.FederationCert != "" {
+		return newCertificateFiles(c)
+	}
+	return newListenerCertificate(ctx, c, host)
+}
+
 // listenerCertificate is the federation listener's own certificate. Its key lives in memory only: every start
 // and every renewal makes a new one.
 type listenerCertificate struct {

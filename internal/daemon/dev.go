@@ -14,12 +14,13 @@ import (
 	"net/url"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/mosaicstack/gateway/internal/ca"
 	"github.com/mosaicstack/gateway/internal/ca/embedded"
+	"github.com/mosaicstack/gateway/internal/config"
 	"github.com/mosaicstack/gateway/internal/devstack"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
@@ -39,7 +40,7 @@ type DevOptions struct {
 	DemoData         bool
 	JSON             bool // print ready.json's document instead of a banner
 	Version          string
-	Getenv           func(string) string
+	Environ          []string  // as os.Environ gives it
 	Stdout           io.Writer // the banner
 	Stderr           io.Writer // logs
 	Now              func() time.Time
@@ -62,18 +63,15 @@ var errListen = &fault.Fault{
 // Dev runs the local tier until ctx ends: a private PostgreSQL and a Step-CA authority of its own, both under
 // o.Dir, and the gateway on top of them.
 func Dev(ctx context.Context, o DevOptions) (err error) {
-	log, err := telemetry.NewLogger(o.Stderr, o.Getenv("MOSAIC_LOG_LEVEL"))
+	settings, err := config.Load(o.Environ, config.Local)
 	if err != nil {
 		return err
 	}
+	log := telemetry.NewLogger(o.Stderr, settings.LogLevel)
 	if o.Name == "" {
 		o.Name = defaultName
 	}
 	if o.Name, err = peer.ParseName(o.Name); err != nil {
-		return err
-	}
-	arcs, err := parseArcs(o.Getenv("MOSAIC_OID_ARC"))
-	if err != nil {
 		return err
 	}
 	var stack closers
@@ -108,7 +106,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	if err := checkComplete(dir); err != nil {
 		return err
 	}
-	p, err := startParts(ctx, o, dir, arcs, log, &stack)
+	p, err := startParts(ctx, o, dir, settings, log, &stack)
 	if err != nil {
 		return err
 	}
@@ -118,7 +116,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	stack.add("admin socket", ignoreClosed(l.socket.Close))
 	g, err := newGateway(ctx, gatewayConfig{
 		parts: p, tier: "local", name: o.Name, version: o.Version, now: o.Now, log: log,
-		publicURL: "http://" + reachable(l.api.Addr()), federationURL: "https://" + reachable(l.federation.Addr()),
+		publicURL: "http://" + reachable(l.api.Addr()), federationURL: "https://" + reachable(l.federation.Addr()), settings: settings,
 	})
 	if err != nil {
 		return err
@@ -128,7 +126,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 			return err
 		}
 	}
-	ready := devReady{
+	ready := readyDoc{
 		URL: g.publicURL, FederationURL: g.federationURL, Socket: dir.Join("admin.sock"),
 		CARootFile: dir.Join("ca", "certs", "root_ca.crt"), CAFingerprint: g.caFingerprint, PID: os.Getpid(),
 	}
@@ -155,17 +153,17 @@ var errRunning = errors.New("gateway stopped with an error")
 type parts struct {
 	pool    *pgxpool.Config
 	db      *postgres.DB
-	ca      *embedded.Authority
+	ca      ca.Authority
 	roots   []*x509.Certificate
 	keyring *keyring
 	profile identity.Profile
 }
 
 // startParts starts the database and the CA and brings the schema up to date.
-func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, arcs []identity.Arc, log *slog.Logger, stack *closers) (parts, error) {
+func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, settings config.Config, log *slog.Logger, stack *closers) (parts, error) {
 	var p parts
 	var err error
-	if p.keyring, err = openKeyring(dir, o.Getenv, o.Now); err != nil {
+	if p.keyring, err = openKeyring(dir, settings, o.Now); err != nil {
 		return p, err
 	}
 	pg, err := devstack.StartPostgres(ctx, devstack.Config{DataDir: dir.PostgresDir(), Log: log.With("part", "postgres")})
@@ -190,32 +188,17 @@ func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, arcs []ide
 	if err := p.db.CheckSafe(ctx); err != nil {
 		return p, err
 	}
-	if p.ca, err = embedded.Open(ctx, embedded.Config{Dir: dir.Join("ca"), Name: o.Name, Arc: arcs[0], Now: o.Now}); err != nil {
+	authority, err := embedded.Open(ctx, embedded.Config{Dir: dir.Join("ca"), Name: o.Name, Arc: settings.OIDArc[0], Now: o.Now})
+	if err != nil {
 		return p, err
 	}
-	stack.add("ca", func() error { return p.ca.Close() })
+	p.ca = authority
+	stack.add("ca", authority.Close)
 	if p.roots, err = p.ca.Roots(ctx); err != nil {
 		return p, err
 	}
-	p.profile = identity.Profile{Arcs: arcs}
+	p.profile = identity.Profile{Arcs: settings.OIDArc}
 	return p, nil
-}
-
-// parseArcs reads MOSAIC_OID_ARC: the arc that new certificates carry, and after a comma those that are still
-// accepted while an arc is being changed.
-func parseArcs(s string) ([]identity.Arc, error) {
-	if s == "" {
-		return []identity.Arc{identity.DefaultArc}, nil
-	}
-	var arcs []identity.Arc
-	for part := range strings.SplitSeq(s, ",") {
-		arc, err := identity.ParseArc(strings.TrimSpace(part))
-		if err != nil {
-			return nil, err
-		}
-		arcs = append(arcs, arc)
-	}
-	return arcs, nil
 }
 
 func listen(address string) (net.Listener, error) {

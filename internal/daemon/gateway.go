@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/config"
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fedapi"
 	"github.com/mosaicstack/gateway/internal/grant"
@@ -48,6 +49,7 @@ type gatewayConfig struct {
 	parts
 	tier, name, version      string
 	publicURL, federationURL string
+	settings                 config.Config
 	now                      func() time.Time
 	log                      *slog.Logger
 }
@@ -61,7 +63,7 @@ type gateway struct {
 	log           *slog.Logger
 	writer        *audit.Writer
 	health        *health
-	certificate   *listenerCertificate
+	certificate   certificateSource
 	touches       chan uuid.UUID
 	peers         *postgres.Peers
 	credentials   *postgres.Credentials
@@ -72,8 +74,19 @@ type gateway struct {
 	federation    *http.Server
 }
 
-// listeners are the addresses the gateway answers on.
-type listeners struct{ api, federation, socket net.Listener }
+// listeners are the addresses the gateway answers on. The API's is served by front when that is there.
+type listeners struct {
+	front                   *front
+	api, federation, socket net.Listener
+}
+
+// apiServer is a server of the HTTP API, with the bounds of its connections.
+func apiServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: apiReadHeader, ReadTimeout: apiRead, WriteTimeout: apiWrite, IdleTimeout: apiIdle,
+		MaxHeaderBytes: apiHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
 
 func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	host, err := hostOf(c.federationURL)
@@ -93,7 +106,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	if err := g.auditLog.EnsurePartitions(ctx); err != nil {
 		return nil, err
 	}
-	if g.certificate, err = newListenerCertificate(ctx, c, host); err != nil {
+	if g.certificate, err = newCertificate(ctx, c, host); err != nil {
 		return nil, err
 	}
 	keeper := upkeep.New(upkeep.Config{
@@ -131,7 +144,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Credentials: g.credentials, Adder: adder, Querying: query,
 		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL,
 		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },
-		Version:       c.version, Now: c.now, Log: c.log,
+		Version:       c.version, Trusted: c.settings.TrustedProxies, Now: c.now, Log: c.log,
 	})
 	return g, nil
 }
@@ -174,13 +187,11 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	base.Go(func() error { return g.certificate.run(background) })
 	base.Go(func() error { return g.jobs.Run(background) })
 
-	public := &http.Server{
-		Handler: g.api, ReadHeaderTimeout: apiReadHeader, ReadTimeout: apiRead, WriteTimeout: apiWrite, IdleTimeout: apiIdle,
-		MaxHeaderBytes: apiHeader, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
-	}
-	admin := &http.Server{
-		Handler: g.api, ReadHeaderTimeout: apiReadHeader, ReadTimeout: apiRead, WriteTimeout: apiWrite, IdleTimeout: apiIdle,
-		MaxHeaderBytes: apiHeader, ErrorLog: public.ErrorLog, ConnContext: httpapi.SocketContext,
+	admin := apiServer(g.api, g.log)
+	admin.ConnContext = httpapi.SocketContext
+	public := apiServer(g.api, g.log)
+	if l.front != nil {
+		public = l.front.server // it serves already
 	}
 	trust := fedapi.Trust{Roots: g.roots, Intermediates: g.certificate.intermediates(), Profile: g.profile, Now: g.now}
 	secure := tls.NewListener(l.federation, fedapi.TLSConfig(g.certificate.get, trust))
@@ -190,12 +201,14 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 		server   *http.Server
 		listener net.Listener
 	}{{public, l.api}, {admin, l.socket}, {g.federation, secure}} {
-		front.Go(func() error {
-			if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
-		})
+		if s.listener != nil {
+			front.Go(func() error {
+				if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+					return err
+				}
+				return nil
+			})
+		}
 		front.Go(func() error {
 			<-ctx.Done()
 			g.health.drain()
@@ -203,6 +216,9 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 		})
 	}
 	g.health.check(ctx)
+	if gate, ok := l.federation.(*gate); ok {
+		g.health.follow(gate)
+	}
 	err := onReady()
 	if err != nil {
 		front.Go(func() error { return err }) // ends the others

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -17,11 +18,14 @@ const (
 // health looks at the parts in the background, so that a probe costs nothing and cannot be used to load them.
 type health struct {
 	tier, version string
+	log           *slog.Logger
 	parts         []part
 
 	mu       sync.RWMutex
 	down     map[string]bool
 	draining bool
+
+	gate *gate // shut while a vital part is away; nil in the local tier, where nobody else could answer
 }
 
 // part is one thing the gateway stands on. Without a vital one it does not serve; without another it serves,
@@ -34,7 +38,7 @@ type part struct {
 
 func newHealth(c gatewayConfig) *health {
 	return &health{
-		tier: c.tier, version: c.version, down: map[string]bool{},
+		tier: c.tier, version: c.version, log: c.log, down: map[string]bool{},
 		parts: []part{{"database", true, c.db.Ping}, {"ca", false, c.ca.Ready}},
 	}
 }
@@ -62,6 +66,34 @@ func (h *health) check(ctx context.Context) {
 		h.mu.Lock()
 		h.down[p.name] = err != nil
 		h.mu.Unlock()
+	}
+	h.swing()
+}
+
+// follow opens the gate while the gateway is ready, and shuts it while it is not.
+func (h *health) follow(g *gate) {
+	h.mu.Lock()
+	h.gate = g
+	h.mu.Unlock()
+	h.swing()
+}
+
+func (h *health) swing() {
+	h.mu.RLock()
+	gate := h.gate
+	ready := !h.draining
+	for _, p := range h.parts {
+		ready = ready && !(p.vital && h.down[p.name])
+	}
+	h.mu.RUnlock()
+	switch {
+	case gate == nil:
+	case !ready:
+		gate.shut()
+	default:
+		if err := gate.open(); err != nil {
+			h.log.Error("federation listener not opened", "error", err)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/config"
 	"github.com/mosaicstack/gateway/internal/devstack"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/httpapi"
@@ -60,26 +61,9 @@ var (
 
 // openKeyring reads the keyring from the environment, or from the directory, where it is made on the first start. It
 // is written before anything is sealed under it.
-func openKeyring(dir *devstack.Dir, getenv func(string) string, now func() time.Time) (*keyring, error) {
-	keyset, err := secretSetting(getenv, fromKeyset)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := secretSetting(getenv, fromSecret)
-	if err != nil {
-		return nil, err
-	}
+func openKeyring(dir *devstack.Dir, c config.Config, now func() time.Time) (*keyring, error) {
 	k := &keyring{now: now}
-	source := fromDirectory
-	var ring *seal.Keyring
-	switch {
-	case keyset != "":
-		source = fromKeyset
-		ring, err = seal.Parse([]byte(keyset))
-	case secret != "":
-		source = fromSecret
-		ring, err = seal.Derive([]byte(secret))
-	}
+	source, ring, err := givenKeys(c)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +78,21 @@ func openKeyring(dir *devstack.Dir, getenv func(string) string, now func() time.
 	}
 	k.ring = seal.NewRing(ring)
 	return k, nil
+}
+
+// givenKeys makes the keyring that the environment gives. Without one the keys are the directory's to give.
+func givenKeys(c config.Config) (source string, ring *seal.Keyring, err error) {
+	switch {
+	case !c.Keyset.IsZero():
+		source = fromKeyset
+		ring, err = seal.Parse([]byte(c.Keyset.Reveal()))
+	case !c.AuthSecret.IsZero():
+		source = fromSecret
+		ring, err = seal.Derive([]byte(c.AuthSecret.Reveal()))
+	default:
+		source = fromDirectory
+	}
+	return source, ring, err
 }
 
 // holdSource notes on the first start where the keys come from, and holds every later start to it.
@@ -121,27 +120,6 @@ func keysetOf(path string) (*seal.Keyring, error) {
 		return nil, fmt.Errorf("open keyset: %w", err)
 	}
 	return seal.Parse(doc)
-}
-
-var errSecretSetting = &fault.Fault{
-	Kind: fault.Invalid, Code: "secret_setting_invalid", Detail: "a secret cannot be read",
-	Hint: "set the variable itself, or NAME_FILE to a file that holds it, and not both",
-}
-
-// secretSetting reads NAME, or the file that NAME_FILE names. Empty means that neither is set.
-func secretSetting(getenv func(string) string, name string) (string, error) {
-	value, file := getenv(name), getenv(name+"_FILE")
-	switch {
-	case value != "" && file != "":
-		return "", errSecretSetting.With("%s and %s_FILE are both set", name, name)
-	case file == "":
-		return value, nil
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return "", errSecretSetting.With("the file in %s_FILE cannot be read", name).Because(err)
-	}
-	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
 // Show implements httpapi.Keyring.

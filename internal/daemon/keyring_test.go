@@ -17,6 +17,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/account"
 	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/config"
 	"github.com/mosaicstack/gateway/internal/devstack"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/postgres/pgtest"
@@ -49,7 +50,7 @@ func newVault(t *testing.T, rows int) *vault {
 	}
 	t.Cleanup(func() { _ = dir.Close() })
 	v := &vault{t: t, pool: pg.Pool(t), now: time.Now()}
-	if v.k, err = openKeyring(dir, noEnv, func() time.Time { return v.now }); err != nil {
+	if v.k, err = openKeyring(dir, config.Config{}, func() time.Time { return v.now }); err != nil {
 		t.Fatal(err)
 	}
 	db := postgres.New(v.pool)
@@ -76,8 +77,6 @@ func newVault(t *testing.T, rows int) *vault {
 	}
 	return v
 }
-
-func noEnv(string) string { return "" }
 
 func (v *vault) keeper() *upkeep.Keeper {
 	return upkeep.New(upkeep.Config{Sealed: v.k.sealed, Ring: v.k.ring, Log: slog.New(slog.DiscardHandler)})
@@ -218,38 +217,24 @@ func TestAMovedOrEditedSecretStopsNobodyElse(t *testing.T) {
 
 func TestTheSourceOfTheKeysIsHeld(t *testing.T) {
 	t.Parallel()
-	env := func(pairs ...string) func(string) string {
-		return func(name string) string {
-			for i := 0; i < len(pairs); i += 2 {
-				if pairs[i] == name {
-					return pairs[i+1]
-				}
-			}
-			return ""
-		}
-	}
 	_, doc, err := seal.Generate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "keyset")
-	if err := os.WriteFile(file, append(doc, '\n'), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	secret := env("BETTER_AUTH_SECRET", "0123456789abcdef0123456789abcdef")
+	none := config.Config{}
+	secret := config.Config{AuthSecret: seal.NewSecret("0123456789abcdef0123456789abcdef")}
+	keyset := config.Config{Keyset: seal.NewSecret(string(doc))}
 	for name, tt := range map[string]struct {
-		first, second func(string) string
+		first, second config.Config
 		want          error
 	}{
-		"the directory twice":        {noEnv, noEnv, nil},
+		"the directory twice":        {none, none, nil},
 		"the secret twice":           {secret, secret, nil},
-		"the keyset, then its file":  {env("MOSAIC_SEAL_KEYSET", string(doc)), env("MOSAIC_SEAL_KEYSET_FILE", file), nil},
-		"the directory, then secret": {noEnv, secret, errSealSource},
-		"the secret, then nothing":   {secret, noEnv, errSealSource},
-		"both forms at once":         {noEnv, env("MOSAIC_SEAL_KEYSET", string(doc), "MOSAIC_SEAL_KEYSET_FILE", file), errSecretSetting},
-		"a file that is not there":   {noEnv, env("BETTER_AUTH_SECRET_FILE", file+"x"), errSecretSetting},
-		"a short secret":             {noEnv, env("BETTER_AUTH_SECRET", "short"), seal.ErrSecretTooShort},
-		"a broken keyset":            {noEnv, env("MOSAIC_SEAL_KEYSET", "{}"), seal.ErrKeysetInvalid},
+		"the keyset twice":           {keyset, keyset, nil},
+		"the directory, then secret": {none, secret, errSealSource},
+		"the secret, then nothing":   {secret, none, errSealSource},
+		"a short secret":             {none, config.Config{AuthSecret: seal.NewSecret("short")}, seal.ErrSecretTooShort},
+		"a broken keyset":            {none, config.Config{Keyset: seal.NewSecret("{}")}, seal.ErrKeysetInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -12,8 +12,8 @@ import (
 
 const readyFile = "ready.json"
 
-// devReady is what ready.json says once the gateway serves. Its paths are absolute.
-type devReady struct {
+// readyDoc is what ready.json says once the gateway serves. Its paths are absolute.
+type readyDoc struct {
 	URL           string `json:"url"`
 	FederationURL string `json:"federation_url"`
 	Socket        string `json:"socket"`
@@ -22,7 +22,7 @@ type devReady struct {
 	PID           int    `json:"pid"`
 }
 
-func (r devReady) write(dir *devstack.Dir) error {
+func (r readyDoc) write(dir *devstack.Dir) error {
 	doc, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -31,7 +31,7 @@ func (r devReady) write(dir *devstack.Dir) error {
 }
 
 // announce says on stdout that the gateway serves.
-func (r devReady) announce(o DevOptions) error {
+func (r readyDoc) announce(o DevOptions) error {
 	if o.JSON {
 		return json.NewEncoder(o.Stdout).Encode(r)
 	}
@@ -40,7 +40,7 @@ func (r devReady) announce(o DevOptions) error {
 }
 
 // banner tells a person what runs and what to type next.
-func banner(w io.Writer, program, dir string, r devReady) {
+func banner(w io.Writer, program, dir string, r readyDoc) {
 	flag := ""
 	if dir != ".mosaic" {
 		flag = " --dir " + quoted(dir)

@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/mosaicstack/gateway/internal/edge"
+	"github.com/mosaicstack/gateway/internal/fault"
 )
 
 // The states of a gateway and of its parts.
@@ -26,6 +30,21 @@ type Report struct {
 // Health knows how the gateway is.
 type Health interface {
 	Report(ctx context.Context) Report
+}
+
+var errStarting = &fault.Fault{
+	Kind: fault.Unavailable, Code: "starting", Detail: "the gateway waits for its parts", RetryAfter: 2 * time.Second,
+	Hint: "try again shortly; /health says which part is away",
+}
+
+// Starting is the handler of a gateway that waits for its parts: it answers probes, and asks everybody else to come
+// again. Of the configuration it needs Health, Log, Now and Trusted.
+func Starting(c Config) http.Handler {
+	a := &api{Config: c}
+	r := chi.NewRouter()
+	a.health(r)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errStarting) })
+	return secretive(edge.Observe(c.Log, "api", c.Trusted, c.Now)(r))
 }
 
 func (a *api) health(r chi.Router) {

@@ -1,0 +1,157 @@
+package config_test
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mosaicstack/gateway/internal/config"
+	"github.com/mosaicstack/gateway/internal/fault"
+)
+
+// whole is a federated gateway's environment with nothing wrong in it.
+func whole(edits ...string) []string {
+	return append([]string{
+		"MOSAIC_TIER=federated", "DATABASE_URL=postgres://m:pw@db/mosaic", "VALKEY_URL=redis://:pw@valkey:6379/0",
+		"MOSAIC_PUBLIC_URL=https://work.example.org/", "MOSAIC_FEDERATION_URL=https://fed.example.org:3443",
+		"BETTER_AUTH_SECRET=0123456789abcdef0123456789abcdef", "STEP_CA_URL=https://ca:9000", "STEP_CA_ROOT_CERT_PATH=/run/ca.crt",
+		"STEP_CA_PROVISIONER_PASSWORD=pw", "PATH=/bin", "HOME=/root",
+	}, edits...)
+}
+
+func problems(t *testing.T, err error) map[string]string {
+	t.Helper()
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, config.ErrInvalid) {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, p := range fault.From(err).Problems {
+		got[p.Path] = p.Detail
+	}
+	return got
+}
+
+func TestAWholeEnvironmentIsRead(t *testing.T) {
+	t.Parallel()
+	c, err := config.Load(whole("MOSAIC_TRUSTED_PROXIES=10.0.0.7, 10.1.0.0/16,fd00::/8", "MOSAIC_LOG_LEVEL=debug", "GATEWAY_PORT=0", "MOSAIC_AUTO_MIGRATE=true"), "")
+	if err != nil {
+		t.Fatal(err, fault.From(err).Problems)
+	}
+	want := []netip.Prefix{netip.MustParsePrefix("10.0.0.7/32"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")}
+	if diff := cmp.Diff(want, c.TrustedProxies, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	if c.PublicURL != "https://work.example.org" || c.Port != 0 || c.FederationPort != 3443 || c.LogLevel != slog.LevelDebug || !c.AutoMigrate ||
+		c.StepCA.ServerPassword.Reveal() != "pw" || c.StepCA.ServerProvisioner != "mosaic-gateway" || len(c.OIDArc) != 1 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestEverythingThatIsWrongIsToldAtOnceAndByName(t *testing.T) {
+	t.Parallel()
+	_, err := config.Load([]string{
+		"MOSAIC_TIER=federated", "MOSAIC_LOG_LEVEL=loud", "GATEWAY_PORT=65536", "MOSAIC_TRUSTED_PROXIES=proxy", "BETTER_AUTH_SECRET=short",
+		"MOSAIC_FEDERATION_URL=http://x", "MOSAIC_FEDRATION_PORT=1", "MOSAIC_WHATEVER=1", "MOSAIC_OID_ARC=2.5.29", "EMBEDDINGS_URL=http://e",
+	}, "")
+	got := problems(t, err)
+	for _, name := range []string{
+		"MOSAIC_LOG_LEVEL", "GATEWAY_PORT", "MOSAIC_TRUSTED_PROXIES", "BETTER_AUTH_SECRET", "MOSAIC_FEDERATION_URL", "MOSAIC_WHATEVER", "MOSAIC_OID_ARC",
+		"EMBEDDINGS_URL", "DATABASE_URL", "VALKEY_URL", "MOSAIC_PUBLIC_URL", "STEP_CA_URL", "STEP_CA_ROOT_CERT_PATH", "STEP_CA_PROVISIONER_PASSWORD",
+	} {
+		if got[name] == "" {
+			t.Errorf("nothing is said of %s: %v", name, got)
+		}
+	}
+	if !strings.Contains(got["MOSAIC_FEDRATION_PORT"], "MOSAIC_FEDERATION_PORT is meant") {
+		t.Errorf("of a misspelt name: %q", got["MOSAIC_FEDRATION_PORT"])
+	}
+}
+
+func TestContradictionsAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		env  []string
+		tier config.Tier
+		want string
+	}{
+		"dev under another tier":           {[]string{"MOSAIC_TIER=federated"}, config.Local, "MOSAIC_TIER"},
+		"serve under the local tier":       {whole("MOSAIC_TIER=local"), "", "MOSAIC_TIER"},
+		"no tier":                          {whole("MOSAIC_TIER="), "", ""},
+		"a tier nobody knows":              {whole("MOSAIC_TIER=big"), "", "MOSAIC_TIER"},
+		"two names, two values":            {whole("BETTER_AUTH_URL=https://other"), "", "MOSAIC_PUBLIC_URL"},
+		"a certificate without its key":    {whole("MOSAIC_FEDERATION_TLS_CERT_FILE=/x"), "", "MOSAIC_FEDERATION_TLS_CERT_FILE"},
+		"standalone with a federation":     {whole("MOSAIC_TIER=standalone"), "", "MOSAIC_FEDERATION_URL"},
+		"a secret and its file":            {whole("DATABASE_URL_FILE=/x"), "", "DATABASE_URL"},
+		"a file that is not there":         {whole("DATABASE_URL=", "VALKEY_URL_FILE=/nowhere", "VALKEY_URL="), "", ""},
+		"a URL with a password":            {whole("STEP_CA_URL=https://u:p@ca"), "", "STEP_CA_URL"},
+		"a federation URL that has a path": {whole("MOSAIC_FEDERATION_URL=https://fed/x"), "", "MOSAIC_FEDERATION_URL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := config.Load(tt.env, tt.tier)
+			if got := problems(t, err); tt.want != "" && got[tt.want] == "" {
+				t.Errorf("%v, want a word about %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestNamesOfOthersAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	if _, err := config.Load(whole("MOSAIC_URL=x", "MOSAIC_TOKEN_FILE=/x", "PG_FEDERATED_HOST_PORT=1", "MOSAIC_GATEWAY_HOST_PORT=2"), ""); err != nil {
+		t.Error(err, fault.From(err).Problems)
+	}
+}
+
+func TestASecretComesFromAFileAndIsShownNowhere(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "dsn")
+	if err := os.WriteFile(file, []byte("postgres://m:hunter2@db/mosaic\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := append(whole()[2:], "MOSAIC_TIER=federated", "DATABASE_URL_FILE="+file)
+	c, err := config.Load(env, "")
+	if err != nil {
+		t.Fatal(err, fault.From(err).Problems)
+	}
+	if c.DatabaseURL.Reveal() != "postgres://m:hunter2@db/mosaic" {
+		t.Errorf("read %q", c.DatabaseURL.Reveal())
+	}
+	_, err = config.Load(append(env, "GATEWAY_PORT=hunter3", "BETTER_AUTH_SECRET=hunter4"), "")
+	for _, p := range fault.From(err).Problems {
+		if strings.Contains(p.Detail, "hunter") {
+			t.Errorf("%s repeats a value: %s", p.Path, p.Detail)
+		}
+	}
+}
+
+func TestOneSettingAloneIsEnoughToMigrate(t *testing.T) {
+	t.Parallel()
+	dsn, err := config.DatabaseURL([]string{"DATABASE_URL=postgres://m:pw@db/mosaic", "MOSAIC_ODD=1"})
+	if err != nil || dsn.Reveal() != "postgres://m:pw@db/mosaic" {
+		t.Errorf("%v %q", err, dsn.Reveal())
+	}
+	if _, err := config.DatabaseURL(nil); problems(t, err)["DATABASE_URL"] == "" {
+		t.Errorf("nothing is said of a missing DATABASE_URL: %v", err)
+	}
+}
+
+func TestEverySettingIsDescribed(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, s := range config.Settings() {
+		if s.Name == "" || s.Doc == "" || seen[s.Name] {
+			t.Errorf("setting %+v", s)
+		}
+		seen[s.Name] = true
+	}
+}

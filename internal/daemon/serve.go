@@ -1,0 +1,311 @@
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mosaicstack/gateway/internal/ca/stepca"
+	"github.com/mosaicstack/gateway/internal/config"
+	"github.com/mosaicstack/gateway/internal/devstack"
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/httpapi"
+	"github.com/mosaicstack/gateway/internal/identity"
+	"github.com/mosaicstack/gateway/internal/peer"
+	"github.com/mosaicstack/gateway/internal/postgres"
+	"github.com/mosaicstack/gateway/internal/seal"
+	"github.com/mosaicstack/gateway/internal/telemetry"
+	"github.com/mosaicstack/gateway/internal/unixsock"
+)
+
+// ServeOptions is what `gateway serve` was asked for.
+type ServeOptions struct {
+	Environ        []string // as os.Environ gives it
+	JSON           bool     // print the ready document once it serves
+	Version        string
+	Stdout, Stderr io.Writer
+	Now            func() time.Time
+}
+
+// defaultServeDir is where a container keeps its admin socket.
+const defaultServeDir = "/run/mosaic"
+
+// How long to wait before a part that is away is asked again; the wait doubles up to the longest.
+const (
+	shortestWait = 250 * time.Millisecond
+	longestWait  = 5 * time.Second
+)
+
+// Serve runs one replica of the federated tier until ctx ends. Its parts are started by others and in any order:
+// until they are there it is alive and not ready, and says which one it waits for.
+func Serve(ctx context.Context, o ServeOptions) (err error) {
+	c, err := config.Load(o.Environ, "")
+	if err != nil {
+		return err
+	}
+	if c.Name, err = peer.ParseName(c.Name); err != nil {
+		return err
+	}
+	if c.Dir == "" {
+		c.Dir = defaultServeDir
+	}
+	log := telemetry.NewLogger(o.Stderr, c.LogLevel)
+	var stack closers
+	defer func() { err = errors.Join(err, stack.close(log)) }()
+
+	r := &replica{ServeOptions: o, settings: c, log: log, stack: &stack, waiting: &waiting{tier: string(c.Tier), version: o.Version}}
+	if err := r.open(); err != nil {
+		return err
+	}
+	// The gateway's own API takes over from this one: a probe is answered from the first moment.
+	front := newFront(httpapi.Starting(httpapi.Config{Health: r.waiting, Log: log, Now: o.Now}), log)
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	go func() {
+		if err := front.server.Serve(r.api); !errors.Is(err, http.ErrServerClosed) {
+			fail(err)
+		}
+	}()
+	stack.add("front", func() error { return drain(front.server) })
+
+	g, err := r.assemble(ctx)
+	if err != nil {
+		if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+			return nil // stopped while it waited
+		}
+		return err
+	}
+	front.serve(g.api)
+	served := g.serve(ctx, listeners{front: front, federation: r.federation, socket: r.socket}, func() error { return r.announce(g) })
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		served = errors.Join(served, cause)
+	}
+	return served
+}
+
+// replica is what one process of the federated tier holds while it starts.
+type replica struct {
+	ServeOptions
+	settings config.Config
+	log      *slog.Logger
+	stack    *closers
+	waiting  *waiting
+
+	api        net.Listener
+	federation *gate
+	socket     net.Listener
+}
+
+// open takes the addresses, so that one in use is known at once and not when the parts are there.
+func (r *replica) open() error {
+	var err error
+	if r.api, err = listen(":" + strconv.Itoa(int(r.settings.Port))); err != nil {
+		return err
+	}
+	r.stack.add("api listener", ignoreClosed(r.api.Close))
+	if r.federation, err = newGate(":" + strconv.Itoa(int(r.settings.FederationPort))); err != nil {
+		return err
+	}
+	r.stack.add("federation listener", ignoreClosed(r.federation.Close))
+	if err := os.MkdirAll(r.settings.Dir, 0o700); err != nil {
+		return errSocketDir.With("MOSAIC_DIR %s cannot be made", r.settings.Dir).Because(err)
+	}
+	if r.socket, err = unixsock.Listen(r.settings.Dir, "admin.sock", 0o600); err != nil {
+		return err
+	}
+	r.stack.add("admin socket", ignoreClosed(r.socket.Close))
+	return nil
+}
+
+var errSocketDir = &fault.Fault{
+	Kind: fault.Unavailable, Code: "socket_dir_unusable", Detail: "the directory of the admin socket cannot be used",
+	Hint: "let MOSAIC_DIR name a directory that the gateway's user may write to; in a container, a tmpfs of its own",
+}
+
+// assemble waits for the parts, one after the other, and makes the gateway on top of them.
+func (r *replica) assemble(ctx context.Context) (*gateway, error) {
+	c := r.settings
+	p := parts{profile: identity.Profile{Arcs: c.OIDArc}}
+	_, ring, err := givenKeys(c)
+	if err != nil {
+		return nil, err
+	}
+	p.keyring = &keyring{ring: seal.NewRing(ring), now: r.Now}
+	if p.roots, err = readRoots(c.StepCA.RootCert); err != nil {
+		return nil, err
+	}
+	authority, err := stepca.New(stepca.Config{
+		URL: c.StepCA.URL, Roots: p.roots, Now: r.Now,
+		Federation: stepca.Provisioner{Name: c.StepCA.Provisioner, Password: []byte(c.StepCA.Password.Reveal()), KeyJSON: []byte(c.StepCA.KeyJSON.Reveal())},
+		Server:     stepca.Provisioner{Name: c.StepCA.ServerProvisioner, Password: []byte(c.StepCA.ServerPassword.Reveal())},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.ca = authority
+	r.stack.add("ca", func() error { authority.Close(); return nil })
+	if err := r.openDatabase(ctx, &p); err != nil {
+		return nil, err
+	}
+	var g *gateway
+	err = r.wait(ctx, "ca", func(ctx context.Context) error {
+		if c.FederationCert == "" {
+			if err := authority.Ready(ctx); err != nil {
+				return err
+			}
+		}
+		g, err = newGateway(ctx, gatewayConfig{
+			parts: p, tier: string(c.Tier), name: c.Name, version: r.Version, now: r.Now, log: r.log,
+			publicURL: c.PublicURL, federationURL: c.FederationURL, settings: c,
+		})
+		return err
+	})
+	return g, err
+}
+
+// openDatabase waits for the server and for its schema. A server on which a commit is no promise is refused.
+func (r *replica) openDatabase(ctx context.Context, p *parts) error {
+	var err error
+	dsn := postgres.Config{DSN: r.settings.DatabaseURL.Reveal()}
+	if p.pool, err = postgres.PoolConfig(dsn); err != nil {
+		return err
+	}
+	if p.db, err = postgres.Open(ctx, dsn); err != nil {
+		return err
+	}
+	r.stack.add("pool", func() error { p.db.Close(); return nil })
+	if err := r.wait(ctx, "database", p.db.Ping); err != nil {
+		return err
+	}
+	if err := r.wait(ctx, "database", p.db.CheckSafe); err != nil {
+		return err
+	}
+	return r.wait(ctx, "schema", func(ctx context.Context) error {
+		if r.settings.AutoMigrate {
+			return postgres.Migrate(ctx, p.pool, r.log)
+		}
+		return postgres.CheckMigrated(ctx, p.pool)
+	})
+}
+
+// wait tries until it works or ctx ends. What no waiting mends ends it at once: that is every fault that is not
+// about a part being away.
+func (r *replica) wait(ctx context.Context, part string, try func(context.Context) error) error {
+	r.waiting.on(part)
+	for pause := shortestWait; ; pause = min(2*pause, longestWait) {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		f := fault.From(err)
+		away := f.Kind == fault.Unavailable || f.Kind == fault.GatewayTimeout || f.Kind == fault.BadGateway
+		if ctx.Err() != nil || !away || errors.Is(err, postgres.ErrUnsafeServer) {
+			return err
+		}
+		r.log.Warn("waiting", "part", part, "code", f.Code, "error", err, "hint", f.Hint)
+		timer := time.NewTimer(pause/2 + rand.N(pause/2))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// announce tells whoever looks into the directory, and with --json whoever reads stdout, where the replica serves.
+func (r *replica) announce(g *gateway) error {
+	local := func(a net.Addr) string {
+		_, port, err := net.SplitHostPort(a.String())
+		if err != nil {
+			return a.String()
+		}
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	dir, err := filepath.Abs(r.settings.Dir)
+	if err != nil {
+		return err
+	}
+	ready := readyDoc{
+		URL: "http://" + local(r.api.Addr()), FederationURL: "https://" + local(r.federation.Addr()), Socket: filepath.Join(dir, "admin.sock"),
+		CARootFile: r.settings.StepCA.RootCert, CAFingerprint: g.caFingerprint, PID: os.Getpid(),
+	}
+	doc, err := json.Marshal(ready)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, readyFile)
+	if err := devstack.WriteFileAtomic(path, append(doc, '\n'), 0o600); err != nil {
+		return err
+	}
+	r.stack.add("ready.json", func() error { return os.Remove(path) })
+	r.log.Info("ready", "api", ready.URL, "federation", g.federationURL)
+	if r.JSON {
+		return json.NewEncoder(r.Stdout).Encode(ready)
+	}
+	return nil
+}
+
+func readRoots(path string) ([]*x509.Certificate, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, stepca.ErrConfig.With("STEP_CA_ROOT_CERT_PATH names a file that cannot be read").Because(err)
+	}
+	return stepca.ParseRoots(b)
+}
+
+// Migrate brings the schema of DATABASE_URL up to date.
+func Migrate(ctx context.Context, o ServeOptions) error {
+	pool, err := migrationPool(o)
+	if err != nil {
+		return err
+	}
+	return postgres.Migrate(ctx, pool, telemetry.NewLogger(o.Stderr, slog.LevelInfo))
+}
+
+// migrationPool needs one setting only, so that a migration can run before anything else is there.
+func migrationPool(o ServeOptions) (*pgxpool.Config, error) {
+	dsn, err := config.DatabaseURL(o.Environ)
+	if err != nil {
+		return nil, err
+	}
+	return postgres.PoolConfig(postgres.Config{DSN: dsn.Reveal()})
+}
+
+// MigrationStatus writes one line for each migration, or with JSON an array.
+func MigrationStatus(ctx context.Context, o ServeOptions) error {
+	pool, err := migrationPool(o)
+	if err != nil {
+		return err
+	}
+	list, err := postgres.MigrationList(ctx, pool)
+	if err != nil {
+		return err
+	}
+	if o.JSON {
+		return json.NewEncoder(o.Stdout).Encode(list)
+	}
+	for _, m := range list {
+		state := "pending"
+		if m.Applied {
+			state = "applied"
+		}
+		if _, err := fmt.Fprintf(o.Stdout, "%-8s %s\n", state, m.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
