@@ -38,6 +38,7 @@ type gatewayProcess struct {
 	PID           int    `json:"pid"`
 
 	logs   *logs
+	ready  <-chan []byte // of a replica that was launched: its ready document
 	exited chan struct{}
 	err    error
 }
