@@ -95,6 +95,8 @@ var owners = []struct {
 	{"github.com/caarlos0/env", []string{"internal/config"}, "settings are read in one place"},
 	{"github.com/spf13/cobra", []string{"internal/cli"}, "the framework stays at the edge"},
 	{"github.com/tink-crypto/tink-go", []string{"internal/seal"}, "sealed values have one format"},
+	{"github.com/transparency-dev/merkle", []string{"internal/audit"}, "the tamper-evident log has one construction"},
+	{"golang.org/x/mod", []string{"internal/audit"}, "checkpoints have one format"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
 	{"net/http", []string{"internal/edge", "internal/httpapi", "internal/fedapi", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
 }

@@ -6,7 +6,6 @@
 package audit
 
 import (
-	"context"
 	"time"
 
 	"github.com/google/uuid"
@@ -69,8 +68,16 @@ type Event struct {
 
 // Entry is an event as it is read back.
 type Entry struct {
-	Event
-	PeerRef uuid.UUID // the peer's id at the time, kept when the peer is gone
+	Event               // PeerID is zero when the peer is gone
+	PeerRef   uuid.UUID // the peer's id at the time, kept when the peer is gone
+	LogID     uuid.UUID // zero for a row that is not in a log yet
+	LeafIndex int64     // its position there; -1 for such a row
+}
+
+// Hashed is the event as its leaf was made of it.
+func (e Entry) Hashed() Event {
+	e.Event.PeerID = e.PeerRef
+	return e.Event
 }
 
 // Event makes the event of an administrative act.
@@ -91,9 +98,4 @@ func (a Act) Created(verb string) Event {
 	e := a.Event(verb)
 	e.StatusCode = 201
 	return e
-}
-
-// Sink stores events. Append returns when all of them are durable, or none of them is.
-type Sink interface {
-	Append(ctx context.Context, events []Event) error
 }

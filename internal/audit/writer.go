@@ -20,16 +20,35 @@ var ErrUnavailable = &fault.Fault{
 	RetryAfter: 2 * time.Second,
 }
 
+// What a Sink says of a batch that it did not store for certain.
+var (
+	ErrRefused = errors.New("audit batch refused") // the store read it and took nothing of it
+	ErrInDoubt = errors.New("audit batch in doubt")
+)
+
+// Sink stores batches.
+type Sink interface {
+	// Append returns nil when the whole batch is durable. An error that is ErrInDoubt leaves open whether it is; after
+	// every other error nothing of it is stored. ErrRefused is the store's word on what it was given.
+	Append(ctx context.Context, b *Batch) error
+	// Stored reports whether all of the events are durable.
+	Stored(ctx context.Context, events []Event) (bool, error)
+}
+
 // The bounds of the writer. A batch is what one COPY carries; the queue is how many requests may wait for it
 // before the next one is turned away instead of queued.
 const (
+	// Lanes is how many batches may be under way at once.
+	Lanes = 3
+
 	maxBatch    = 512
 	maxWaiting  = 4096
 	appendLimit = 5 * time.Second
 )
 
-// Writer makes events durable in groups: while one batch is being committed, the events that arrive meanwhile
-// gather for the next. One commit serves all requests that wait for it, and nobody waits for more than two.
+// Writer makes events durable in groups: while a batch is being committed, the events that arrive meanwhile gather
+// for the next. One commit serves all requests that wait for it. A few lanes commit side by side, each to a log of its
+// own, so that no lane has to know how far another has come.
 type Writer struct {
 	sink  Sink
 	log   *slog.Logger
@@ -56,9 +75,7 @@ func NewWriter(sink Sink, log *slog.Logger, now func() time.Time) *Writer {
 // Record returns when e is committed. ErrUnavailable means it is not known to be, and the answer it describes
 // must not leave.
 func (w *Writer) Record(ctx context.Context, e Event) error {
-	if e.CreatedAt.IsZero() {
-		e.CreatedAt = w.now()
-	}
+	settle(&e, w.now)
 	item := waiting{event: e, result: make(chan error, 1)}
 	if err := w.enqueue(item); err != nil {
 		return err
@@ -95,65 +112,10 @@ func (w *Writer) Run(ctx context.Context) error {
 	})
 	defer stop()
 
-	batch := make([]waiting, 0, maxBatch)
-	events := make([]Event, 0, maxBatch)
-	for first := range w.queue {
-		batch = append(batch[:0], first)
-		batch = w.gather(batch)
-		events = events[:0]
-		for _, item := range batch {
-			events = append(events, item.event)
-		}
-		w.commit(batch, events)
+	var lanes sync.WaitGroup
+	for range Lanes {
+		lanes.Go(func() { (&lane{Writer: w, to: NewLog()}).run() })
 	}
-	return nil
-}
-
-// gather takes what is queued already, without waiting for more.
-func (w *Writer) gather(batch []waiting) []waiting {
-	for len(batch) < maxBatch {
-		select {
-		case item, open := <-w.queue:
-			if !open {
-				return batch
-			}
-			batch = append(batch, item)
-		default:
-			return batch
-		}
-	}
-	return batch
-}
-
-// commit stores a batch. If the whole batch is refused, each event is tried alone: one bad row must not deny
-// the answers of its neighbours.
-func (w *Writer) commit(batch []waiting, events []Event) {
-	// Not the requests' contexts: a client that hangs up must not fail the batch of the others.
-	ctx, cancel := context.WithTimeout(context.Background(), appendLimit)
-	defer cancel()
-	err := w.sink.Append(ctx, events)
-	if err == nil {
-		for _, item := range batch {
-			item.result <- nil
-		}
-		return
-	}
-	if len(batch) > 1 && !errors.Is(err, ErrUnavailable) {
-		for i, item := range batch {
-			item.result <- w.alone(ctx, events[i:i+1])
-		}
-		return
-	}
-	w.log.Error("audit batch failed", "events", len(batch), "error", err)
-	for _, item := range batch {
-		item.result <- ErrUnavailable.Because(err)
-	}
-}
-
-func (w *Writer) alone(ctx context.Context, event []Event) error {
-	if err := w.sink.Append(ctx, event); err != nil {
-		w.log.Error("audit event failed", "request_id", event[0].RequestID, "verb", event[0].Verb, "error", err)
-		return ErrUnavailable.Because(err)
-	}
+	lanes.Wait()
 	return nil
 }

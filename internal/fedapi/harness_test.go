@@ -91,7 +91,7 @@ type gateway struct {
 type direct struct{ *postgres.AuditLog }
 
 func (d direct) Record(ctx context.Context, e audit.Event) error {
-	return d.Append(ctx, []audit.Event{e})
+	return d.Append(ctx, audit.NewLog().Next([]audit.Event{e}))
 }
 
 func newGateway(t *testing.T) *gateway {

@@ -114,7 +114,7 @@ func (healthy) Report(context.Context) httpapi.Report {
 type direct struct{ *postgres.AuditLog }
 
 func (d direct) Record(ctx context.Context, e audit.Event) error {
-	return d.Append(ctx, []audit.Event{e})
+	return d.Append(ctx, audit.NewLog().Next([]audit.Event{e}))
 }
 
 // The limits that the specification gives enrollment (section 7).

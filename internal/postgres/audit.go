@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -10,73 +9,6 @@ import (
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/page"
 )
-
-// AuditLog stores and reads the audit log. It is the audit.Sink of the gateway.
-type AuditLog struct{ *DB }
-
-var auditColumns = []string{
-	"id", "request_id", "direction", "actor", "peer_id", "peer_ref", "peer_name", "grant_id", "subject_user_id",
-	"certificate_fingerprint", "remote_address", "verb", "resource", "status_code", "outcome", "denied_reason",
-	"detail", "query_hash", "rows_out", "bytes_out", "duration", "occurrences", "created_at",
-}
-
-// Append stores a batch in one COPY and one commit. A peer that was deleted between the answer and its event
-// must not refuse the event, so peer_id is set only for peers that are still there.
-func (l *AuditLog) Append(ctx context.Context, events []audit.Event) error {
-	rows := make([][]any, 0, len(events))
-	var peers []uuid.UUID
-	for _, e := range events {
-		if e.PeerID != uuid.Nil {
-			peers = append(peers, e.PeerID)
-		}
-	}
-	return l.inTx(ctx, "append audit events", func(tx pgx.Tx) error {
-		alive, err := lockPeers(ctx, tx, peers)
-		if err != nil {
-			return err
-		}
-		for _, e := range events {
-			rows = append(rows, auditRow(e, alive[e.PeerID]))
-		}
-		_, err = tx.CopyFrom(ctx, pgx.Identifier{"federation_audit_log"}, auditColumns, pgx.CopyFromRows(rows))
-		return err
-	})
-}
-
-// lockPeers tells which of the peers exist, and keeps them until the transaction ends.
-func lockPeers(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (map[uuid.UUID]bool, error) {
-	alive := map[uuid.UUID]bool{}
-	if len(ids) == 0 {
-		return alive, nil
-	}
-	rows, err := tx.Query(ctx, `SELECT id FROM federation_peers WHERE id = ANY($1) FOR KEY SHARE`, ids)
-	if err != nil {
-		return nil, err
-	}
-	found, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-	for _, id := range found {
-		alive[id] = true
-	}
-	return alive, err
-}
-
-func auditRow(e audit.Event, peerAlive bool) []any {
-	if e.ID == uuid.Nil {
-		e.ID = uuid.New()
-	}
-	if e.CreatedAt.IsZero() {
-		e.CreatedAt = time.Now()
-	}
-	peerID := nullID(e.PeerID)
-	if !peerAlive {
-		peerID = nil
-	}
-	return []any{
-		e.ID, e.RequestID, string(e.Direction), e.Actor, peerID, nullID(e.PeerID), e.PeerName, nullID(e.GrantID), nullID(e.SubjectUserID),
-		e.Fingerprint, e.RemoteAddress, e.Verb, e.Resource, e.StatusCode, string(e.Outcome), e.DeniedReason,
-		e.Detail, e.QueryHash, e.RowsOut, e.BytesOut, e.Duration, max(e.Occurrences, 1), e.CreatedAt,
-	}
-}
 
 func nullID(id uuid.UUID) any {
 	if id == uuid.Nil {
@@ -95,8 +27,14 @@ const insertEvent = `INSERT INTO federation_audit_log
 
 // eventArgs are the arguments of insertEvent, which sets the time itself.
 func eventArgs(e audit.Event) []any {
-	row := auditRow(e, true)
-	return row[:len(row)-1]
+	if e.ID == uuid.Nil {
+		e.ID = uuid.New()
+	}
+	return []any{
+		e.ID, e.RequestID, string(e.Direction), e.Actor, nullID(e.PeerID), nullID(e.PeerID), e.PeerName, nullID(e.GrantID), nullID(e.SubjectUserID),
+		e.Fingerprint, e.RemoteAddress, e.Verb, e.Resource, e.StatusCode, string(e.Outcome), e.DeniedReason,
+		e.Detail, e.QueryHash, e.RowsOut, e.BytesOut, e.Duration, max(e.Occurrences, 1),
+	}
 }
 
 // record writes the event of an administrative act inside the transaction of the act.
@@ -107,6 +45,7 @@ func record(ctx context.Context, tx pgx.Tx, e audit.Event) error {
 
 // AuditFilter narrows a listing. Zero fields do not narrow.
 type AuditFilter struct {
+	ID            uuid.UUID
 	PeerID        uuid.UUID
 	SubjectUserID uuid.UUID
 	Before        page.Key // only entries older than this position; the zero key starts at the newest
@@ -115,31 +54,30 @@ type AuditFilter struct {
 
 // List returns entries newest first.
 func (l *AuditLog) List(ctx context.Context, f AuditFilter) ([]audit.Entry, error) {
-	const q = `SELECT id, request_id, direction, actor, coalesce(peer_id, '00000000-0000-0000-0000-000000000000'),
-			coalesce(peer_ref, '00000000-0000-0000-0000-000000000000'), peer_name,
-			coalesce(grant_id, '00000000-0000-0000-0000-000000000000'), coalesce(subject_user_id, '00000000-0000-0000-0000-000000000000'),
-			certificate_fingerprint, remote_address, verb, resource, status_code, outcome, denied_reason, detail, query_hash,
-			rows_out, bytes_out, duration, occurrences, created_at
-		FROM federation_audit_log
-		WHERE ($1::uuid IS NULL OR peer_id = $1) AND ($2::uuid IS NULL OR subject_user_id = $2)
+	const q = `SELECT ` + entryColumns + ` FROM federation_audit_log
+		WHERE ($1::uuid IS NULL OR peer_id = $1) AND ($2::uuid IS NULL OR subject_user_id = $2) AND ($6::uuid IS NULL OR id = $6)
 			AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4))
 		ORDER BY created_at DESC, id DESC LIMIT $5`
 	var at any
 	if !f.Before.UpdatedAt.IsZero() {
 		at = f.Before.UpdatedAt
 	}
-	rows, err := l.pool.Query(ctx, q, nullID(f.PeerID), nullID(f.SubjectUserID), at, f.Before.ID, f.Limit)
-	if err != nil {
-		return nil, fail(err, "list audit log")
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (audit.Entry, error) {
-		var e audit.Entry
-		err := row.Scan(&e.ID, &e.RequestID, &e.Direction, &e.Actor, &e.PeerID, &e.PeerRef, &e.PeerName, &e.GrantID, &e.SubjectUserID,
-			&e.Fingerprint, &e.RemoteAddress, &e.Verb, &e.Resource, &e.StatusCode, &e.Outcome, &e.DeniedReason, &e.Detail, &e.QueryHash,
-			&e.RowsOut, &e.BytesOut, &e.Duration, &e.Occurrences, &e.CreatedAt)
-		return e, err
-	})
-	return list, fail(err, "list audit log")
+	return collect(ctx, l.pool, "list audit log", scanEntry, q, nullID(f.PeerID), nullID(f.SubjectUserID), at, f.Before.ID, f.Limit, nullID(f.ID))
+}
+
+// entryColumns are the columns of a row that is read back.
+const entryColumns = `id, request_id, direction, actor, coalesce(peer_id, '00000000-0000-0000-0000-000000000000'),
+	coalesce(peer_ref, '00000000-0000-0000-0000-000000000000'), peer_name,
+	coalesce(grant_id, '00000000-0000-0000-0000-000000000000'), coalesce(subject_user_id, '00000000-0000-0000-0000-000000000000'),
+	certificate_fingerprint, remote_address, verb, resource, status_code, outcome, denied_reason, detail, query_hash,
+	rows_out, bytes_out, duration, occurrences, created_at, coalesce(log_id, '00000000-0000-0000-0000-000000000000'), coalesce(leaf_index, -1)`
+
+func scanEntry(row pgx.CollectableRow) (audit.Entry, error) {
+	var e audit.Entry
+	err := row.Scan(&e.ID, &e.RequestID, &e.Direction, &e.Actor, &e.PeerID, &e.PeerRef, &e.PeerName, &e.GrantID, &e.SubjectUserID,
+		&e.Fingerprint, &e.RemoteAddress, &e.Verb, &e.Resource, &e.StatusCode, &e.Outcome, &e.DeniedReason, &e.Detail, &e.QueryHash,
+		&e.RowsOut, &e.BytesOut, &e.Duration, &e.Occurrences, &e.CreatedAt, &e.LogID, &e.LeafIndex)
+	return e, err
 }
 
 // EnsurePartitions makes the audit partitions of this month and the next three.

@@ -18,6 +18,7 @@ const (
 	uniqueViolation     = "23505"
 	foreignKeyViolation = "23503"
 	queryCanceled       = "57014"
+	lockNotAvailable    = "55P03"
 )
 
 // ErrTimeout is returned for a statement that ran into statement_timeout.
@@ -72,6 +73,15 @@ func isClosed(err error) bool {
 func violates(err error, code, constraint string) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == code && (constraint == "" || pg.ConstraintName == constraint)
+}
+
+// sqlState is the server's code of an error, or nothing.
+func sqlState(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
 }
 
 // notFound reports a SELECT that hit nothing.

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/fault"
 )
 
@@ -48,9 +49,11 @@ var ErrUnsafeServer = &fault.Fault{
 	Hint:   "connect to the primary, with fsync=on and full_page_writes=on",
 }
 
-// DB is the pool every store shares.
+// DB is the pool every store shares, and a small one beside it for the audit writer: an answer that has been read must
+// not wait for its audit row behind everybody who still wants to read.
 type DB struct {
-	pool *pgxpool.Pool
+	pool    *pgxpool.Pool
+	commits *pgxpool.Pool
 }
 
 // Open makes the pool. It does not connect: Ping tells whether the server is there.
@@ -63,11 +66,18 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	return &DB{pool: pool}, nil
+	pc = pc.Copy()
+	pc.MaxConns = audit.Lanes
+	commits, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	return &DB{pool: pool, commits: commits}, nil
 }
 
 // New wraps a pool that exists; tests use it.
-func New(pool *pgxpool.Pool) *DB { return &DB{pool: pool} }
+func New(pool *pgxpool.Pool) *DB { return &DB{pool: pool, commits: pool} }
 
 // PoolConfig is the configuration of every pool on the gateway's database.
 func PoolConfig(c Config) (*pgxpool.Config, error) {
@@ -99,7 +109,10 @@ func PoolConfig(c Config) (*pgxpool.Config, error) {
 }
 
 // Close waits for the connections in use and closes all.
-func (db *DB) Close() { db.pool.Close() }
+func (db *DB) Close() {
+	db.pool.Close()
+	db.commits.Close()
+}
 
 // Pool is for libraries that bring their own statements.
 func (db *DB) Pool() *pgxpool.Pool { return db.pool }

@@ -114,5 +114,5 @@ func (s *Upkeep) ForgetAnswers(ctx context.Context) (int64, error) {
 
 // EnsurePartitions implements upkeep.Store.
 func (s *Upkeep) EnsurePartitions(ctx context.Context) error {
-	return (&AuditLog{s.DB}).EnsurePartitions(ctx)
+	return (&AuditLog{DB: s.DB}).EnsurePartitions(ctx)
 }

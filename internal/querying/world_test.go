@@ -82,7 +82,7 @@ func newWorld(t *testing.T) *world {
 type direct struct{ log *postgres.AuditLog }
 
 func (d direct) Record(ctx context.Context, e audit.Event) error {
-	return d.log.Append(ctx, []audit.Event{e})
+	return d.log.Append(ctx, audit.NewLog().Next([]audit.Event{e}))
 }
 
 func (w *world) person(email string) account.User {
