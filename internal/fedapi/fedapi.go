@@ -64,7 +64,9 @@ func NewServer(c Config) *http.Server {
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		caller, err := h.caller(r)
 		if err == nil {
-			err = h.Serving.Unknown(r.Context(), caller)
+			var a serving.Answer
+			a, err = h.Serving.Unknown(r.Context(), caller)
+			writeLimit(w.Header(), a.Limit)
 		}
 		h.refuse(w, r, err)
 	})
@@ -73,13 +75,13 @@ func NewServer(c Config) *http.Server {
 		h.refuse(w, r, errMethod)
 	})
 	r.Route(Base, func(r chi.Router) {
-		r.Get("/capabilities", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
+		r.Get("/capabilities", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.Capabilities(r.Context(), c)
 		}))
-		r.Get("/resources/{resource}", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
+		r.Get("/resources/{resource}", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.List(r.Context(), c, listRequest(chi.URLParam(r, "resource"), r.URL.RawQuery))
 		}))
-		r.Get("/resources/{resource}/{id}", h.serve(func(r *http.Request, c serving.Caller) ([]byte, error) {
+		r.Get("/resources/{resource}/{id}", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.Get(r.Context(), c, chi.URLParam(r, "resource"), chi.URLParam(r, "id"))
 		}))
 	})
@@ -127,7 +129,7 @@ func listRequest(resource, query string) serving.ListRequest {
 }
 
 // serve answers with what a use case gives for the connection's identity.
-func (h *handler) serve(answer func(*http.Request, serving.Caller) ([]byte, error)) http.HandlerFunc {
+func (h *handler) serve(answer func(*http.Request, serving.Caller) (serving.Answer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		caller, err := h.caller(r)
 		if err != nil {
@@ -135,7 +137,8 @@ func (h *handler) serve(answer func(*http.Request, serving.Caller) ([]byte, erro
 			return
 		}
 		edge.NoteActor(r.Context(), "grant:"+caller.Identity.GrantID.String())
-		body, err := answer(r, caller)
+		a, err := answer(r, caller)
+		writeLimit(w.Header(), a.Limit)
 		if err != nil {
 			h.refuse(w, r, err)
 			return
@@ -144,7 +147,7 @@ func (h *handler) serve(answer func(*http.Request, serving.Caller) ([]byte, erro
 		head := w.Header()
 		head.Set("Content-Type", "application/json")
 		head.Set("Cache-Control", "no-store")
-		_, _ = w.Write(body) // a client that is gone has its audit row all the same
+		_, _ = w.Write(a.Body) // a client that is gone has its audit row all the same
 	}
 }
 

@@ -29,9 +29,9 @@ func (s *slowStore) Authorize(context.Context, Check) error {
 	return s.ask()
 }
 
-func (l slowLimiter) Allow(context.Context, string, grant.Limit) (time.Duration, error) {
+func (l slowLimiter) Take(context.Context, ...grant.Bucket) (grant.Standing, error) {
 	time.Sleep(4 * time.Second)
-	return l.wait, nil
+	return grant.Standing{Wait: l.wait}, nil
 }
 
 func (r slowRecorder) Record(context.Context, audit.Event) error {

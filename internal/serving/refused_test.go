@@ -158,7 +158,9 @@ func (forgetful) Record(context.Context, audit.Event) error { return nil }
 
 type unlimited struct{}
 
-func (unlimited) Allow(context.Context, string, grant.Limit) (time.Duration, error) { return 0, nil }
+func (unlimited) Take(context.Context, ...grant.Bucket) (grant.Standing, error) {
+	return grant.Standing{}, nil
+}
 
 func refusing(s *ruling) (*Service, Caller) {
 	return New(Config{

@@ -156,9 +156,16 @@ type Recorder interface {
 	Record(ctx context.Context, e audit.Event) error
 }
 
-// Limiter answers zero when the event may happen now, else how long to wait.
+// Limiter spends one from every bucket, or nothing when one of them is empty, and tells where the tightest stands.
 type Limiter interface {
-	Allow(ctx context.Context, key string, l grant.Limit) (wait time.Duration, err error)
+	Take(ctx context.Context, buckets ...grant.Bucket) (grant.Standing, error)
+}
+
+// Answer is what a request is answered with. Its Limit is set as soon as a limit has looked at the request, so it
+// comes with a refusal too.
+type Answer struct {
+	Body  []byte
+	Limit grant.Standing
 }
 
 // Hasher makes the keyed hash of a query that its audit row carries.
@@ -199,6 +206,7 @@ type run struct {
 	s       *Service
 	caller  Caller
 	plan    Plan
+	planned bool // plan has been read
 	verb    string
 	res     string
 	query   []byte
@@ -219,32 +227,44 @@ type answer struct {
 }
 
 // do carries a request through: work is the one statement, run again once when the plan turns out stale.
-func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (_ []byte, err error) {
+//
+// Whoever may ask at all is limited, also when what they ask for is not there, is asked for wrongly or took too
+// long: that costs as much as an answer, and is a row of the audit log.
+func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out Answer, err error) {
 	s := r.s
 	defer func() { r.observed(err) }()
 	wait := s.Refused.Wait(r.caller.Identity.Fingerprint)
 	r.lap(StepRefusedLately)
 	if wait > 0 {
-		return nil, r.refuse(ctx, ErrRateLimited.After(wait))
+		out.Limit = grant.Standing{Name: "certificate", Limit: grant.Limit{PerMinute: refusalsInMinute, Burst: refusalsInMinute}, Reset: wait, Wait: wait}
+		return out, r.refuse(ctx, ErrRateLimited.After(wait))
 	}
-	a, err := r.attempt(ctx, work)
-	if err != nil {
-		return nil, r.refuse(ctx, err)
+	a, failed := r.attempt(ctx, work)
+	if !r.pays(failed) {
+		return out, r.refuse(ctx, failed)
 	}
-	err = r.limit(ctx)
+	out.Limit, err = s.Limiter.Take(ctx, r.buckets()...)
 	r.lap(StepLimit)
+	switch {
+	case err != nil:
+	case out.Limit.Refused():
+		err = ErrRateLimited.After(out.Limit.Wait)
+	default:
+		err = failed
+	}
 	if err != nil {
-		return nil, r.refuse(ctx, err)
+		return out, r.refuse(ctx, err)
 	}
 	err = s.Audit.Record(ctx, r.event(200, audit.OK, "", a))
 	r.lap(StepAudit)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	if s.Touch != nil {
 		s.Touch(r.plan.PeerID)
 	}
-	return a.body, nil
+	out.Body = a.body
+	return out, nil
 }
 
 func (r *run) attempt(ctx context.Context, work func(p Plan) (answer, error)) (answer, error) {
@@ -254,7 +274,7 @@ func (r *run) attempt(ctx context.Context, work func(p Plan) (answer, error)) (a
 		if err != nil {
 			return answer{}, err
 		}
-		r.plan = p
+		r.plan, r.planned = p, true
 		a, err := work(p)
 		r.lap(StepStatement)
 		// The statement names a better reason when there is one: a certificate ends with its grant at the latest.
@@ -273,20 +293,15 @@ func (r *run) check() Check {
 	return Check{Fingerprint: id.Fingerprint, GrantID: id.GrantID, UserID: id.UserID, Version: r.plan.Version}
 }
 
-func (r *run) limit(ctx context.Context) error {
-	wait, err := r.s.Limiter.Allow(ctx, "grant:"+r.plan.GrantID.String(), r.plan.Limit)
-	if err != nil {
-		return err
+// buckets are what a request spends from: all of them or none, so that a peer that is over its limit does not spend
+// its grants as well.
+func (r *run) buckets() []grant.Bucket {
+	b := make([]grant.Bucket, 1, 2)
+	b[0] = grant.Bucket{Name: "grant", ID: r.plan.GrantID.String(), Limit: r.plan.Limit}
+	if r.plan.PeerLimit != nil {
+		b = append(b, grant.Bucket{Name: "peer", ID: r.plan.PeerID.String(), Limit: *r.plan.PeerLimit})
 	}
-	if wait == 0 && r.plan.PeerLimit != nil {
-		if wait, err = r.s.Limiter.Allow(ctx, "peer:"+r.plan.PeerID.String(), *r.plan.PeerLimit); err != nil {
-			return err
-		}
-	}
-	if wait > 0 {
-		return ErrRateLimited.After(wait)
-	}
-	return nil
+	return b
 }
 
 // refuse records a refusal, and returns it; if it cannot be recorded, nothing but that is said.
@@ -308,6 +323,19 @@ func (r *run) refuse(ctx context.Context, err error) error {
 		return recorded
 	}
 	return err
+}
+
+// pays reports whether a request that ended like this spends from its limits. A caller that may not ask is told why
+// and spends nothing, and nor does one whose request failed by a mistake of ours.
+func (r *run) pays(err error) bool {
+	if err == nil {
+		return true
+	}
+	switch fault.From(err).Kind {
+	case fault.Unauthenticated, fault.Forbidden, fault.RateLimited, fault.Internal:
+		return false
+	}
+	return r.planned
 }
 
 // refused reports whether err says no to the caller as such, and not to what they asked for.

@@ -27,7 +27,7 @@ type ListRequest struct {
 //
 // Errors: the refusals of this package, limit_invalid, cursor_invalid, updated_since_invalid. A resource outside
 // the scope and one that does not exist are both ErrNotFound.
-func (s *Service) List(ctx context.Context, c Caller, q ListRequest) ([]byte, error) {
+func (s *Service) List(ctx context.Context, c Caller, q ListRequest) (Answer, error) {
 	r := s.begin(c, string(resource.List), known(q.Resource), []byte(q.Resource+"\x00"+q.Since+"\x00"+q.Cursor))
 	return r.do(ctx, func(p Plan) (answer, error) {
 		lq, capped, err := s.parseList(p, q)
@@ -101,7 +101,7 @@ func (s *Service) page(rows Rows, limit int, capped bool, binding string) ([]byt
 //
 // Errors: the refusals of this package. A row outside the scope, one that does not exist and an id that is no
 // UUID are all ErrNotFound.
-func (s *Service) Get(ctx context.Context, c Caller, res, id string) ([]byte, error) {
+func (s *Service) Get(ctx context.Context, c Caller, res, id string) (Answer, error) {
 	r := s.begin(c, string(resource.Get), known(res), []byte(res+"\x00"+id))
 	return r.do(ctx, func(p Plan) (answer, error) {
 		kind, err := inScope(p, res)
@@ -155,7 +155,7 @@ type certificateDates struct {
 }
 
 // Capabilities answers with what the grant covers: resources, verbs, limits, dates.
-func (s *Service) Capabilities(ctx context.Context, c Caller) ([]byte, error) {
+func (s *Service) Capabilities(ctx context.Context, c Caller) (Answer, error) {
 	r := s.begin(c, string(resource.Capabilities), "", nil)
 	return r.do(ctx, func(p Plan) (answer, error) {
 		if err := s.Store.Authorize(ctx, r.check()); err != nil {
@@ -176,12 +176,11 @@ func (s *Service) Capabilities(ctx context.Context, c Caller) ([]byte, error) {
 }
 
 // Unknown answers a path that is none of ours, so that probing is on record like asking.
-func (s *Service) Unknown(ctx context.Context, c Caller) error {
+func (s *Service) Unknown(ctx context.Context, c Caller) (Answer, error) {
 	r := s.begin(c, "unknown", "", nil)
-	_, err := r.do(ctx, func(Plan) (answer, error) {
+	return r.do(ctx, func(Plan) (answer, error) {
 		return answer{}, s.authorizedError(ctx, r.check(), ErrNotFound)
 	})
-	return err
 }
 
 // authorizedError gives a caller's mistake only to callers who may ask at all.
