@@ -694,3 +694,64 @@ func TestTwoGateways(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestManySources asks two other gateways and the own rows at once, while one of the two goes away.
+func TestManySources(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	home := startGateway(t, filepath.Join(root, "home"), "--name", "home")
+	home.user("ada@home.example", "home-1", "home-2")
+	home.user("kid@home.example", "kid-1")
+	others := map[string]*gatewayProcess{}
+	for _, name := range []string{"work", "lab"} {
+		g := startGateway(t, filepath.Join(root, name))
+		g.user("ada@example.org", name+"-1", name+"-2", name+"-3")
+		_, e := g.grantFor("home", "ada@example.org", `{"resources":["tasks"],"max_rows_per_query":2}`)
+		home.mosaic("federation", "peer", "add", e.URL, "--name", name, "--user", "ada@home.example")
+		others[name] = g
+	}
+	type across struct {
+		listDoc
+		Sources []struct {
+			Name, Status, Code string
+			Rows               int
+		}
+	}
+	ask := func(args ...string) across {
+		t.Helper()
+		var l across
+		home.decode(&l, append([]string{"federation", "query"}, args...)...)
+		return l
+	}
+	l := ask("all", "tasks", "--local", "--user", "ada@home.example")
+	if got := l.titles(); got != "lab-3,lab-2,lab-1,work-3,work-2,work-1,home-2,home-1" || fmt.Sprint(l.Sources) != "[{local ok  2} {lab ok  3} {work ok  3}]" {
+		t.Errorf("all: %s %v", got, l.Sources)
+	}
+	var paged []string
+	for args := []string{"all", "tasks", "--local", "--user", "ada@home.example", "--limit", "3"}; ; {
+		p := ask(args...)
+		for _, row := range p.Data {
+			paged = append(paged, row.Title)
+		}
+		if p.Page.NextCursor == nil {
+			break
+		}
+		args = append(args[:7:7], "--cursor", *p.Page.NextCursor)
+	}
+	if strings.Join(paged, ",") != l.titles() {
+		t.Errorf("in pages: %v", paged)
+	}
+	if p := ask("all", "tasks", "--local", "--user", "kid@home.example"); p.titles() != "kid-1" || len(p.Sources) != 1 {
+		t.Errorf("for somebody without a credential: %s %v", p.titles(), p.Sources)
+	}
+	if p := ask("work,nowhere", "tasks", "--user", "kid@home.example"); fmt.Sprint(p.Sources) != "[{work denied peer_not_available 0} {nowhere denied peer_not_available 0}]" {
+		t.Errorf("named by somebody without a credential: %v", p.Sources)
+	}
+	if err := others["lab"].stop(syscall.SIGKILL); err == nil {
+		t.Error("killed, and no error")
+	}
+	p := ask("lab,work,local", "tasks", "--user", "ada@home.example")
+	if p.titles() != "work-3,work-2,work-1,home-2,home-1" || fmt.Sprint(p.Sources) != "[{local ok  2} {lab unreachable peer_unreachable 0} {work ok  3}]" {
+		t.Errorf("with lab away: %s %v", p.titles(), p.Sources)
+	}
+}

@@ -78,6 +78,12 @@ type list struct {
 		Capped     bool   `json:"capped"`
 		NextCursor string `json:"next_cursor"`
 	} `json:"page"`
+	Sources []struct {
+		Name       string `json:"name"`
+		Status     string `json:"status"`
+		Detail     string `json:"detail"`
+		RetryAfter int    `json:"retry_after_seconds"`
+	} `json:"sources"`
 }
 
 func (l list) items() json.RawMessage {

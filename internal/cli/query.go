@@ -23,7 +23,8 @@ type row map[string]json.RawMessage
 func (a *app) query() *cobra.Command {
 	var phrase, cursor, user string
 	var limit int
-	cmd := a.leaf("query", []string{"PEER", "RESOURCE", "[ID]"}, "Ask a peer now: its rows, or one of them", func(cmd *cobra.Command, args []string) error {
+	var local bool
+	cmd := a.leaf("query", []string{"PEER", "RESOURCE", "[ID]"}, "Ask a peer now, or many (PEER,PEER or all): their rows, or one of them", func(cmd *cobra.Command, args []string) error {
 		flags := cmd.Flags()
 		one := len(args) == 3
 		if one && (flags.Changed("search") || flags.Changed("limit") || flags.Changed("cursor")) {
@@ -32,8 +33,19 @@ func (a *app) query() *cobra.Command {
 		if flags.Changed("search") && flags.Changed("cursor") {
 			return misuse(cmd, "--search gives one page: it does not go with --cursor")
 		}
+		many := local || args[0] == "all" || args[0] == "local" || strings.Contains(args[0], ",")
+		if one && many {
+			return misuse(cmd, "an ID asks one peer for one row")
+		}
 		r := get("api", "federation", "peers", args[0], "resources", args[1])
 		r.query = url.Values{}
+		if many {
+			r.path = []string{"api", "federation", "resources", args[1]}
+			r.query.Set("peers", args[0])
+			if local {
+				r.query.Set("include_local", "true")
+			}
+		}
 		switch {
 		case one:
 			r.path = append(r.path, args[2])
@@ -42,7 +54,9 @@ func (a *app) query() *cobra.Command {
 			if flags.Changed("limit") {
 				body["limit"] = limit
 			}
+			q := r.query
 			r = post(body, append(r.path, "search")...)
+			r.query = q
 		default:
 			if flags.Changed("limit") {
 				r.query.Set("limit", strconv.Itoa(limit))
@@ -66,6 +80,7 @@ func (a *app) query() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&phrase, "search", "", "find rows by what they say")
 	_ = flags.MarkHidden("search") // until gateways answer it; the only error is a flag that is not there
+	flags.BoolVar(&local, "local", false, "add the rows of this gateway")
 	flags.IntVar(&limit, "limit", 0, "at most so many rows (default 50)")
 	flags.StringVar(&cursor, "cursor", "", "where the page before ended")
 	flags.StringVar(&user, "user", "", "ask as this user, by id or email")
@@ -89,6 +104,11 @@ func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) e
 	rows, err := decode[[]row](l.items())
 	if err != nil {
 		return err
+	}
+	for _, s := range l.Sources {
+		if s.Status != "ok" {
+			a.say("%s: %s: %s", plain(s.Name), plain(s.Status), plain(s.Detail))
+		}
 	}
 	if len(rows) == 0 {
 		a.say("no rows of %s are visible there", args[1])
@@ -117,7 +137,7 @@ func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) e
 
 // nextPage is the command that shows the page after this one.
 func (a *app) nextPage(cmd *cobra.Command, args []string, cursor string) string {
-	line := cmd.CommandPath() + " " + quoted(args[0]) + " " + quoted(args[1]) + given(cmd, "dir", "url", "limit", "user")
+	line := cmd.CommandPath() + " " + quoted(args[0]) + " " + quoted(args[1]) + given(cmd, "dir", "url", "limit", "user", "local")
 	return line + " --cursor " + quoted(cursor)
 }
 

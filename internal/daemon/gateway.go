@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,6 +27,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/querying"
 	"github.com/mosaicstack/gateway/internal/remote"
+	"github.com/mosaicstack/gateway/internal/scope"
 	"github.com/mosaicstack/gateway/internal/serving"
 	"github.com/mosaicstack/gateway/internal/upkeep"
 )
@@ -246,5 +248,18 @@ func (g *gateway) newQuerying(hash querying.Hasher) (*querying.Adder, *querying.
 	})
 	return adder, querying.New(querying.Config{
 		Finder: g.credentials, Client: client, Keys: g.keyring.ring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch,
+		Local: localRows{g.resources}, Cursors: g.keyring.ring.AEAD("cursor across sources"),
 	})
+}
+
+// localRows is this gateway's own rows as a source beside its peers.
+type localRows struct{ store *postgres.Resources }
+
+// Rows implements querying.Local.
+func (l localRows) Rows(ctx context.Context, res scope.Resource, user uuid.UUID, since time.Time, after page.Key, limit, maxBytes int) ([]byte, bool, error) {
+	rows, err := l.store.List(ctx, res, user, since, after, limit, maxBytes)
+	if err != nil {
+		return nil, false, err
+	}
+	return slices.Concat([]byte{'['}, rows.Docs, []byte{']'}), rows.More, nil
 }

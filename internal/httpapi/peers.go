@@ -200,6 +200,22 @@ func (a *api) peerQueries() {
 			return answer(a.Querying.List(ctx, callerOf(ctx), in.Peer, in.Resource,
 				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
 		})
+	type across struct {
+		ResourceRef
+		PageQuery
+		Peers string `query:"peers" doc:"names or ids separated by commas, or all, which is also the default"`
+		Local string `query:"include_local" doc:"true adds the rows of this gateway that you can see, as the source local"`
+	}
+	register(a, operation(http.MethodGet, "/api/federation/resources/{resource}", "federated-list",
+		"Ask many peers at once for rows, newest first; every source has a status", "querying", account.PeersQuery),
+		func(ctx context.Context, in *across) (*body[querying.Page], error) {
+			from, err := querying.ParseSources(in.Peers, in.Local)
+			if err != nil {
+				return nil, err
+			}
+			return answer(a.Querying.ListAcross(ctx, callerOf(ctx), in.Resource, from,
+				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
+		})
 	type get struct {
 		PeerRef
 		ResourceRef

@@ -268,6 +268,13 @@ func (s *Credentials) Discard(ctx context.Context, id uuid.UUID, reason string, 
 	})
 }
 
+// mayUse is whether user $1 may use credential c: it is linked to them, or to a team they are in now. Null stands for
+// the operator, who may use any.
+const mayUse = `($1::uuid IS NULL
+	OR EXISTS (SELECT FROM federation_credential_users cu WHERE cu.credential_id = c.id AND cu.user_id = $1)
+	OR EXISTS (SELECT FROM federation_credential_teams ct JOIN team_members m ON m.team_id = ct.team_id
+		WHERE ct.credential_id = c.id AND m.user_id = $1))`
+
 // Find implements querying.Finder.
 func (s *Credentials) Find(ctx context.Context, peerRef string, userID uuid.UUID) (querying.Credential, error) {
 	var out querying.Credential
@@ -279,11 +286,8 @@ func (s *Credentials) Find(ctx context.Context, peerRef string, userID uuid.UUID
 		err = tx.QueryRow(ctx, `SELECT c.id, c.remote_grant_id, c.federation_url, c.certificate_chain_pem, c.ca_root_pem, c.client_key_pem,
 				coalesce(c.serial, ''), c.not_after
 			FROM federation_credentials c
-			WHERE c.peer_id = $1 AND c.state = 'active' AND ($2::uuid IS NULL
-				OR EXISTS (SELECT FROM federation_credential_users cu WHERE cu.credential_id = c.id AND cu.user_id = $2)
-				OR EXISTS (SELECT FROM federation_credential_teams ct JOIN team_members m ON m.team_id = ct.team_id
-					WHERE ct.credential_id = c.id AND m.user_id = $2))
-			ORDER BY c.not_after > now() DESC, c.not_before DESC, c.created_at DESC, c.id LIMIT 1`, out.Peer.ID, nullID(userID)).
+			WHERE c.peer_id = $2 AND c.state = 'active' AND `+mayUse+`
+			ORDER BY c.not_after > now() DESC, c.not_before DESC, c.created_at DESC, c.id LIMIT 1`, nullID(userID), out.Peer.ID).
 			Scan(&out.ID, &out.RemoteGrantID, &out.FederationURL, &out.ChainPEM, &out.CARootPEM, &out.SealedKey, &out.Serial, &out.NotAfter)
 		if notFound(err) {
 			return querying.ErrNoCredential.With("this gateway holds no credential of the peer %s", out.Peer.Name)
@@ -291,6 +295,13 @@ func (s *Credentials) Find(ctx context.Context, peerRef string, userID uuid.UUID
 		return err
 	})
 	return out, err
+}
+
+// Available implements querying.Finder.
+func (s *Credentials) Available(ctx context.Context, userID uuid.UUID) ([]string, error) {
+	return collect(ctx, s.pool, "list available peers", pgx.RowTo[string], `SELECT p.name FROM federation_peers p
+		WHERE EXISTS (SELECT FROM federation_credentials c WHERE c.peer_id = p.id AND c.state = 'active' AND `+mayUse+`)
+		ORDER BY p.name`, nullID(userID))
 }
 
 const heldColumns = `c.id, c.state, coalesce(c.remote_grant_id, '00000000-0000-0000-0000-000000000000'),

@@ -63,7 +63,7 @@ func readPage(body []byte, source string) (Page, error) {
 	if err != nil {
 		return Page{}, invalid(source, err)
 	}
-	return Page{Data: rows, Page: info, Sources: []Source{{Name: source, Status: StatusOK}}}, nil
+	return Page{Data: rows, Page: info, Sources: []Source{{Name: source, Status: StatusOK, Rows: len(rows)}}}, nil
 }
 
 // readRow reads {"data":{…}} and marks the row.

@@ -66,6 +66,8 @@ type Finder interface {
 	// to them or to a team they are in now, or any when userID is zero. Errors: ErrPeerNotFound, and ErrNoCredential
 	// with Credential.Peer set.
 	Find(ctx context.Context, peerRef string, userID uuid.UUID) (Credential, error)
+	// Available names the peers that Find would give the user a credential of, in alphabetical order.
+	Available(ctx context.Context, userID uuid.UUID) ([]string, error)
 }
 
 // Recorder makes an event durable before it returns.
@@ -86,6 +88,8 @@ type Config struct {
 	Now     func() time.Time
 	Timeout time.Duration          // per peer; zero: DefaultTimeout
 	Touch   func(peerID uuid.UUID) // told of every peer that answered; may be nil
+	Local   Local                  // this gateway's own rows
+	Cursors page.AEAD              // seals the cursors of answers from many sources
 }
 
 // Service asks peers for rows.
@@ -104,15 +108,6 @@ type ListParams struct {
 	Limit        string
 	Cursor       string
 	UpdatedSince string
-}
-
-// StatusOK is a source that answered.
-const StatusOK = "ok"
-
-// Source says how one source of an answer did.
-type Source struct {
-	Name   string `json:"name"`
-	Status string `json:"status"`
 }
 
 // List asks one peer for a page of a resource.

@@ -1,0 +1,241 @@
+package querying
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/resource"
+	"github.com/mosaicstack/gateway/internal/scope"
+)
+
+// The names of a request's sources that are no peer's: no peer may be called so.
+const (
+	LocalSource = "local" // this gateway's own rows
+	AllPeers    = "all"   // every peer the user may ask
+)
+
+// The bounds of a question to many.
+const (
+	maxSources     = 64
+	maxFanoutBytes = 8 << 20
+	fetchRows      = 500 // of one source at once, at most
+)
+
+// ErrSources is a list of sources that cannot be asked.
+var ErrSources = &fault.Fault{
+	Kind: fault.Invalid, Code: "sources_invalid", Detail: "the list of sources cannot be used",
+	Hint: "peers takes all, or names or ids separated by commas, each once; include_local takes true or false",
+}
+
+// errUserRequired is the local source of a caller who is nobody's account.
+var errUserRequired = &fault.Fault{
+	Kind: fault.Invalid, Code: "user_required", Detail: "own rows belong to a user, and the admin socket is none",
+	Hint: "ask as a user: --user USER",
+}
+
+// Local reads this gateway's own rows: those the user may see now, newest first, as a JSON array, after a position
+// and not older than since. more tells whether there are rows after it.
+type Local interface {
+	Rows(ctx context.Context, res scope.Resource, user uuid.UUID, since time.Time, after page.Key, limit, maxBytes int) (array []byte, more bool, err error)
+}
+
+// Sources names whom a question goes to.
+type Sources struct {
+	Peers []string // names or ids; AllPeers alone stands for every one, LocalSource for the own rows
+	Local bool
+}
+
+// ParseSources reads the parameters peers and include_local. With neither, every peer is asked.
+func ParseSources(peers, includeLocal string) (Sources, error) {
+	var s Sources
+	switch includeLocal {
+	case "", "false":
+	case "true":
+		s.Local = true
+	default:
+		return s, ErrSources.With("include_local is true or false")
+	}
+	if peers == "" {
+		peers = AllPeers
+	}
+	for name := range strings.SplitSeq(peers, ",") {
+		switch {
+		case name == "" || slices.Contains(s.Peers, name):
+			return s, ErrSources.With("peers has an empty name, or one twice")
+		case name == LocalSource:
+			s.Local = true
+		default:
+			s.Peers = append(s.Peers, name)
+		}
+	}
+	if slices.Contains(s.Peers, AllPeers) && len(s.Peers) > 1 {
+		return s, ErrSources.With("peers is all, or a list of names")
+	}
+	if len(s.Peers) >= maxSources {
+		return s, ErrSources.With("peers has more than %d names", maxSources-1)
+	}
+	return s, nil
+}
+
+// ListAcross asks many sources at once for a page of a resource and merges what they give: newest updated_at first,
+// then by id. Each source has its own deadline, and one that fails takes nothing from the others: its status says
+// so. Over all pages every row comes exactly once, also from a source that was away in between.
+//
+// Errors: resource_unknown, ErrSources, limit_invalid, cursor_invalid, updated_since_invalid, audit_unavailable.
+func (s *Service) ListAcross(ctx context.Context, c Caller, res string, from Sources, p ListParams) (Page, error) {
+	kind, err := resource.Parse(res)
+	if err != nil {
+		return Page{}, err
+	}
+	limit, err := page.ParseLimit(p.Limit, page.DefaultLimit, page.MaxLimit)
+	if err != nil {
+		return Page{}, err
+	}
+	since, err := page.ParseSince(p.UpdatedSince)
+	if err != nil {
+		return Page{}, err
+	}
+	binding := fanoutBinding(c, kind, p.UpdatedSince)
+	var at positions
+	if p.Cursor != "" {
+		if at, err = s.openPositions(p.Cursor, binding); err != nil {
+			return Page{}, err
+		}
+	} else if at, err = s.start(ctx, c, from); err != nil {
+		return Page{}, err
+	}
+	feeds := make([]*feed, 0, len(at))
+	for _, pos := range at {
+		fetch := s.peerFetch(c, kind, p.UpdatedSince, pos.Source)
+		if pos.Source == LocalSource {
+			fetch = s.localFetch(c, kind, since)
+		}
+		feeds = append(feeds, &feed{position: pos, fetch: fetch, rows: min(limit, fetchRows), timeout: s.Timeout, now: s.Now})
+	}
+	return s.gather(ctx, feeds, limit, binding)
+}
+
+// gather asks all sources for their first page at once, merges, and says how each did and where to go on.
+func (s *Service) gather(ctx context.Context, feeds []*feed, limit int, binding string) (Page, error) {
+	var wg sync.WaitGroup
+	for _, f := range feeds {
+		wg.Go(func() { f.fill(ctx) })
+	}
+	wg.Wait()
+	out := merge(ctx, feeds, limit)
+	for _, f := range feeds {
+		if errors.Is(f.err, audit.ErrUnavailable) {
+			return Page{}, f.err // what was asked could not be recorded, so nothing of it is told
+		}
+		out.Sources = append(out.Sources, f.source())
+	}
+	if more(feeds) {
+		next := make(positions, 0, len(feeds))
+		for _, f := range feeds {
+			next = append(next, f.resume())
+		}
+		cursor, err := s.sealPositions(next, binding)
+		if err != nil {
+			return Page{}, err
+		}
+		out.Page.NextCursor = &cursor
+	}
+	return out, nil
+}
+
+// start is the position of a first page: every source at its beginning.
+func (s *Service) start(ctx context.Context, c Caller, from Sources) (positions, error) {
+	var at positions
+	if from.Local {
+		at = append(at, position{Source: LocalSource})
+	}
+	names := from.Peers
+	if len(names) == 1 && names[0] == AllPeers {
+		var err error
+		if names, err = s.Finder.Available(ctx, c.UserID); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range names {
+		at = append(at, position{Source: name})
+	}
+	return at, nil
+}
+
+// more tells whether a next page could hold rows. A source that failed alone does not make one: who follows cursors
+// to their end would ask it for ever.
+func more(feeds []*feed) bool {
+	return slices.ContainsFunc(feeds, func(f *feed) bool { return f.err == nil && !f.exhausted() })
+}
+
+// merge takes the newest row of all feeds again and again, until the page is full.
+func merge(ctx context.Context, feeds []*feed, limit int) Page {
+	out := Page{Data: []json.RawMessage{}, Page: PageInfo{Limit: limit}}
+	size := 0
+	for len(out.Data) < limit {
+		var newest *feed
+		for _, f := range feeds {
+			if head, ok := f.head(ctx); ok && (newest == nil || head.before(newest.buffer[0].sortKey)) {
+				newest = f
+			}
+		}
+		if newest == nil {
+			break
+		}
+		if size += len(newest.buffer[0].row); size > maxFanoutBytes && len(out.Data) > 0 {
+			out.Page.Capped = true
+			break
+		}
+		out.Data = append(out.Data, newest.take())
+	}
+	return out
+}
+
+// localFetch reads this gateway's own rows. Their position needs no cursor.
+func (s *Service) localFetch(c Caller, kind scope.Resource, since time.Time) fetchFunc {
+	return func(ctx context.Context, at position, rows int) (fetched, error) {
+		if c.operator() {
+			return fetched{}, errUserRequired
+		}
+		array, more, err := s.Local.Rows(ctx, kind, c.UserID, since, page.Key{UpdatedAt: at.After.at, ID: at.After.id}, rows, maxFanoutBytes)
+		if err != nil {
+			return fetched{}, err
+		}
+		var list []json.RawMessage
+		if err := json.Unmarshal(array, &list); err != nil {
+			return fetched{}, err
+		}
+		for i, row := range list {
+			if list[i], err = mark(row, LocalSource); err != nil {
+				return fetched{}, err
+			}
+		}
+		got := fetched{rows: list}
+		if more {
+			next := "" // the position alone says where
+			got.next = &next
+		}
+		return got, nil
+	}
+}
+
+// peerFetch asks a peer for a page, as a query of its own with its own audit row.
+func (s *Service) peerFetch(c Caller, kind scope.Resource, since, name string) fetchFunc {
+	return func(ctx context.Context, at position, rows int) (fetched, error) {
+		p, err := s.List(ctx, c, name, string(kind), ListParams{Limit: itoa(rows), Cursor: at.Cursor, UpdatedSince: since})
+		if err != nil {
+			return fetched{}, err
+		}
+		return fetched{name: p.Sources[0].Name, rows: p.Data, next: p.Page.NextCursor}, nil
+	}
+}

@@ -1,0 +1,220 @@
+package querying
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/scope"
+)
+
+// The statuses of a source.
+const (
+	StatusOK          = "ok"
+	StatusStale       = "stale"        // the peer is away, and these are rows it gave a while ago
+	StatusUnreachable = "unreachable"  // it did not answer, or with nothing that can be used
+	StatusDenied      = "denied"       // it does not answer this user, or does not have this resource for them
+	StatusRateLimited = "rate_limited" // it answers again after retry_after_seconds
+)
+
+// Source says how one source of an answer did.
+type Source struct {
+	Name       string `json:"name"`
+	Status     string `json:"status"`
+	Code       string `json:"code,omitempty"`                // why it is not ok
+	Detail     string `json:"detail,omitempty"`              // the same in words
+	Hint       string `json:"hint,omitempty"`                // what to do
+	RetryAfter int    `json:"retry_after_seconds,omitempty"` // zero: trying again changes nothing, or can be done at once
+	Rows       int    `json:"rows"`                          // of this page
+}
+
+// statusOf puts an error into the few words that a status has.
+func statusOf(err error) string {
+	switch k := fault.From(err).Kind; {
+	case err == nil:
+		return StatusOK
+	case k == fault.RateLimited:
+		return StatusRateLimited
+	case k == fault.Forbidden, k == fault.NotFound, k == fault.Unauthenticated, k == fault.Invalid, k == fault.Gone, k == fault.Conflict:
+		return StatusDenied
+	}
+	return StatusUnreachable
+}
+
+// sortKey is a row's place in the order of an answer.
+type sortKey struct {
+	at time.Time
+	id uuid.UUID
+}
+
+// before tells whether k comes first: newest updated_at, then the greater id.
+func (k sortKey) before(o sortKey) bool {
+	if c := k.at.Compare(o.at); c != 0 {
+		return c > 0
+	}
+	return bytes.Compare(k.id[:], o.id[:]) > 0
+}
+
+// fetched is one page of a source.
+type fetched struct {
+	name string // what the source is called; empty leaves it
+	rows []json.RawMessage
+	next *string // nil: there are no more
+}
+
+type fetchFunc func(ctx context.Context, at position, rows int) (fetched, error)
+
+// keyedRow is a row with its place, and the page of the source it came with.
+type keyedRow struct {
+	sortKey
+	row  json.RawMessage
+	page string
+}
+
+// feed is one source while an answer is put together. What is in the buffer was fetched and not taken yet.
+type feed struct {
+	position
+	fetch   fetchFunc
+	rows    int
+	timeout time.Duration
+	now     func() time.Time
+
+	name     string
+	buffer   []keyedRow
+	cursor   string // of the page to fetch next
+	done     bool   // the source has no page after what was fetched
+	begun    bool
+	last     sortKey // of the newest fetched row, so far the lowest: a source must give its rows in order
+	took     int
+	err      error
+	deadline time.Time
+	pages    int
+}
+
+var errDisorder = errors.New("the rows are not in the order of updated_at and id")
+
+// fill fetches pages until the buffer holds something, or the source is at its end or fails. All pages of one
+// answer share one deadline.
+func (f *feed) fill(ctx context.Context) {
+	if !f.begun {
+		f.begun, f.cursor, f.last, f.done, f.deadline = true, f.Cursor, f.After, f.Done, f.now().Add(f.timeout)
+	}
+	for len(f.buffer) == 0 && !f.done && f.err == nil {
+		f.err = f.page(ctx)
+	}
+}
+
+func (f *feed) page(ctx context.Context) error {
+	left := f.deadline.Sub(f.now())
+	if left <= 0 {
+		return ErrTimeout.With("%s did not answer in time", f.Source)
+	}
+	// Every page brings a row that is new: one that only repeats ends it.
+	if f.pages++; f.pages > f.rows+2 {
+		return invalid(f.Source, errors.New("the pages do not end"))
+	}
+	ctx, cancel := context.WithTimeout(ctx, left)
+	defer cancel()
+	at := position{Source: f.Source, Cursor: f.cursor, After: f.last}
+	got, err := f.fetch(ctx, at, f.rows)
+	if err != nil {
+		return err
+	}
+	if got.name != "" {
+		f.name = got.name
+	}
+	before, kept := f.last, len(f.buffer)
+	for _, row := range got.rows {
+		key, err := keyOf(row)
+		if err != nil {
+			return invalid(f.Source, err)
+		}
+		if !f.After.at.IsZero() && !f.After.before(key) {
+			continue // taken by an earlier answer, which ended in the middle of this page
+		}
+		if !before.at.IsZero() && !before.before(key) {
+			f.buffer = f.buffer[:kept]
+			return invalid(f.Source, errDisorder)
+		}
+		before = key
+		f.buffer = append(f.buffer, keyedRow{sortKey: key, row: row, page: f.cursor})
+	}
+	f.last = before
+	if got.next == nil {
+		f.done = true
+		return nil
+	}
+	f.cursor = *got.next
+	return nil
+}
+
+// head is the next row of the feed, fetched when it is not there yet.
+func (f *feed) head(ctx context.Context) (keyedRow, bool) {
+	f.fill(ctx)
+	if len(f.buffer) == 0 {
+		return keyedRow{}, false
+	}
+	return f.buffer[0], true
+}
+
+// take gives the head away.
+func (f *feed) take() json.RawMessage {
+	row := f.buffer[0]
+	f.buffer = f.buffer[1:]
+	f.After, f.took = row.sortKey, f.took+1
+	return row.row
+}
+
+func (f *feed) exhausted() bool { return f.done && len(f.buffer) == 0 }
+
+// resume is where the next answer takes the source up: at the page of the first row that was not taken, after the
+// last one that was.
+func (f *feed) resume() position {
+	at := f.position
+	switch {
+	case len(f.buffer) > 0:
+		at.Cursor = f.buffer[0].page
+	case f.exhausted():
+		at.Cursor, at.Done = "", true
+	default:
+		at.Cursor = f.cursor
+	}
+	return at
+}
+
+func (f *feed) source() Source {
+	s := Source{Name: f.Source, Status: statusOf(f.err), Rows: f.took}
+	if f.name != "" {
+		s.Name = f.name
+	}
+	if f.err != nil {
+		why := fault.From(f.err)
+		s.Code, s.Detail, s.Hint, s.RetryAfter = why.Code, why.Detail, why.Hint, int((why.RetryAfter+time.Second-1)/time.Second)
+	}
+	return s
+}
+
+// keyOf reads a row's place out of it.
+func keyOf(row json.RawMessage) (sortKey, error) {
+	var r struct {
+		ID        *uuid.UUID `json:"id"`
+		UpdatedAt *time.Time `json:"updated_at"`
+	}
+	if err := json.Unmarshal(row, &r); err != nil || r.ID == nil || r.UpdatedAt == nil {
+		return sortKey{}, errors.New("a row has no id or no updated_at")
+	}
+	return sortKey{at: r.UpdatedAt.UTC(), id: *r.ID}, nil
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// fanoutBinding ties a cursor to the user and to the question.
+func fanoutBinding(c Caller, kind scope.Resource, since string) string {
+	return "across\x00" + c.UserID.String() + "\x00" + string(kind) + "\x00" + since
+}
