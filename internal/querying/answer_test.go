@@ -50,7 +50,7 @@ func TestReadPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"data":[{"id":1,"source":"work"},{"id":2,"source":"work"}],"sources":[{"name":"work","status":"ok"}],` +
+	const want = `{"data":[{"id":1,"source":"work"},{"id":2,"source":"work"}],"sources":[{"name":"work","status":"ok","rows":2}],` +
 		`"page":{"limit":2,"capped":true,"next_cursor":"abc"}}`
 	if diff := cmp.Diff(want, string(out)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

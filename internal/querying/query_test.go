@@ -63,7 +63,7 @@ func TestListAsksThePeerAndMarksItsRows(t *testing.T) {
 	body, err := json.Marshal(out)
 	noError(t, err)
 	const want = `{"data":[{"id":"1","title":"remote-secret","source":"work"},{"id":"2","source":"work"}],` +
-		`"sources":[{"name":"work","status":"ok"}],"page":{"limit":50,"capped":false,"next_cursor":"next"}}`
+		`"sources":[{"name":"work","status":"ok","rows":2}],"page":{"limit":50,"capped":false,"next_cursor":"next"}}`
 	if string(body) != want {
 		t.Errorf("%s", body)
 	}
