@@ -50,6 +50,7 @@ type Call struct {
 	Method      string
 	Path        string // below the target's URL, escaped
 	Query       url.Values
+	Body        []byte // JSON; nil sends none
 	RequestID   string
 	Traceparent string // W3C trace context; empty for none
 }

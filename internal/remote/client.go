@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -42,7 +43,7 @@ type pool struct {
 // NewClient returns a Client without connections.
 func NewClient() *Client { return &Client{pools: map[uuid.UUID]pool{}} }
 
-// Do sends one request without a body. The context bounds all of it.
+// Do sends one request. The context bounds all of it.
 func (c *Client) Do(ctx context.Context, t querying.Target, call querying.Call) (querying.Answer, error) {
 	u, err := url.Parse(t.URL)
 	if err != nil || u.Scheme != "https" {
@@ -54,9 +55,12 @@ func (c *Client) Do(ctx context.Context, t querying.Target, call querying.Call) 
 	}
 	target := u.JoinPath(call.Path)
 	target.RawQuery = call.Query.Encode()
-	req, err := http.NewRequestWithContext(ctx, call.Method, target.String(), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, call.Method, target.String(), bytes.NewReader(call.Body))
 	if err != nil {
 		return querying.Answer{}, fmt.Errorf("make request: %w", err)
+	}
+	if call.Body != nil {
+		req.Header.Set("Content-Type", typeJSON)
 	}
 	setNonEmpty(req.Header, "X-Request-Id", call.RequestID)
 	setNonEmpty(req.Header, "Traceparent", call.Traceparent)
