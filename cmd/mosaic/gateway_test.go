@@ -9,10 +9,12 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -753,5 +755,66 @@ func TestManySources(t *testing.T) {
 	p := ask("lab,work,local", "tasks", "--user", "ada@home.example")
 	if p.titles() != "work-3,work-2,work-1,home-2,home-1" || fmt.Sprint(p.Sources) != "[{local ok  2} {lab unreachable peer_unreachable 0} {work ok  3}]" {
 		t.Errorf("with lab away: %s %v", p.titles(), p.Sources)
+	}
+}
+
+// TestARemovedPeerIsToldAndItsCertificateIsOnTheList hangs up from the asking side, and reads the list of the CA on
+// both listeners of the other.
+func TestARemovedPeerIsToldAndItsCertificateIsOnTheList(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	work, home := startGateway(t, filepath.Join(root, "work")), startGateway(t, filepath.Join(root, "home"))
+	work.user("ada@example.org", "one")
+	grant, e := work.grantFor("home", "ada@example.org", tasksOnly)
+	_, other := work.grantFor("other", "ada@example.org", tasksOnly)
+	peer := work.enrol(other)
+	home.mosaic("federation", "peer", "add", e.URL, "--name", "work")
+	var shown struct {
+		Credentials []struct {
+			Serial string `json:"serial_number"`
+		}
+	}
+	home.decode(&shown, "federation", "peer", "show", "work")
+	var out struct {
+		HungUp []struct {
+			GrantID string `json:"grant_id"`
+			Told    bool
+		} `json:"hung_up"`
+	}
+	home.decode(&out, "federation", "peer", "remove", "work")
+	if len(out.HungUp) != 1 || out.HungUp[0].GrantID != grant.ID || !out.HungUp[0].Told {
+		t.Errorf("removing said %+v", out)
+	}
+	var g grantDoc
+	work.decode(&g, "federation", "grant", "show", grant.ID)
+	if g.Status != "revoked" {
+		t.Errorf("the grant is %s after its peer hung up", g.Status)
+	}
+	serial, ok := new(big.Int).SetString(shown.Credentials[0].Serial, 10)
+	if !ok {
+		t.Fatalf("serial %q", shown.Credentials[0].Serial)
+	}
+	listed := func(a answer) bool {
+		t.Helper()
+		if a.Status != http.StatusOK || a.Header.Get("Content-Type") != "application/pkix-crl" {
+			t.Fatalf("%d %s", a.Status, a.Header.Get("Content-Type"))
+		}
+		list, err := x509.ParseRevocationList(a.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(serial) == 0 })
+	}
+	public := func() answer {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, work.URL+"/api/federation/crl", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return do(t, http.DefaultClient, req)
+	}
+	for deadline := time.Now().Add(time.Minute); !listed(public()) || !listed(peer.get("/crl")); <-time.After(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the certificate is not on the list after a minute")
+		}
 	}
 }

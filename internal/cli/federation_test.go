@@ -174,13 +174,14 @@ func TestPeerCommands(t *testing.T) {
 	failing := strings.NewReplacer(`"2026-03-31T12:00:00Z"`, `"2026-02-28T12:00:00Z"`, `"users"`, `"renewal_error":"the peer is away","users"`).Replace(held)
 	making := strings.NewReplacer(`"active"`, `"pending"`, `"2026-03-31T12:00:00Z"`, `null`, `"rg"`, "null").Replace(held)
 	work := aPeer("work", "active", held)
+	const removed = `{"ok":true,"hung_up":[{"grant_id":"rg","told":true},{"grant_id":"rh","told":false,"detail":"it is away"}]}`
 	g := federated(t, map[string]reply{
 		"GET /api/federation/peers":                 doc(200, `{"data":[`+work+`,`+aPeer("old", "suspended", failing+","+making)+`,`+aPeer("new", "pending", "")+`]}`),
 		"GET /api/federation/peers/{peer}":          doc(200, work),
 		"POST /api/federation/peers/{peer}/suspend": doc(200, work),
 		"POST /api/federation/peers/{peer}/resume":  doc(200, work),
 		"POST /api/federation/peers/{peer}/revoke":  doc(200, work),
-		"DELETE /api/federation/peers/{peer}":       doc(204, ""),
+		"DELETE /api/federation/peers/{peer}":       doc(200, removed),
 	})
 	g.mosaic(t, "federation peer list").want(t, 0,
 		`ID  NAME  STATE      GRANTS  CREDENTIALS                                      ENDPOINT                       LAST SEEN
@@ -209,8 +210,8 @@ credential      c1 (active)
 	g.mosaic(t, "federation peer suspend work --reason odd").want(t, 0, "", "peer work is suspended\n")
 	g.mosaic(t, "federation peer resume work").want(t, 0, "", "peer work is active again\n")
 	g.mosaic(t, "federation peer revoke work --json").want(t, 0, work+"\n", "")
-	g.mosaic(t, "federation peer remove work").want(t, 0, "", "peer work is removed\n")
-	g.mosaic(t, "federation peer remove work --json").want(t, 0, `{"ok":true}`+"\n", "")
+	g.mosaic(t, "federation peer remove work").want(t, 0, "", "peer work is removed\nits grant rg was given back\nits grant rh could not be given back: it is away\n")
+	g.mosaic(t, "federation peer remove work --json").want(t, 0, removed+"\n", "")
 }
 
 func TestPeerAddTakesTheURLFromWhereItIs(t *testing.T) {

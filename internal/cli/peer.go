@@ -198,10 +198,27 @@ func (a *app) peerChange(verb, short, now string) *cobra.Command {
 }
 
 func (a *app) peerRemove() *cobra.Command {
-	return a.leaf("remove", []string{"PEER"}, "Remove a peer with its grants; its audit rows stay", func(cmd *cobra.Command, args []string) error {
-		if _, _, err := a.ask(cmd, remove("api", "federation", "peers", args[0])); err != nil {
+	return a.leaf("remove", []string{"PEER"}, "Remove a peer with its grants, and give back those it gave us; its audit rows stay", func(cmd *cobra.Command, args []string) error {
+		_, doc, err := a.ask(cmd, remove("api", "federation", "peers", args[0]))
+		if err != nil {
 			return err
 		}
-		return a.done("peer %s is removed", args[0])
+		type removed struct {
+			HungUp []struct {
+				GrantID string `json:"grant_id"`
+				Told    bool   `json:"told"`
+				Detail  string `json:"detail"`
+			} `json:"hung_up"`
+		}
+		return show(a, doc, func(r removed) {
+			a.say("peer %s is removed", args[0])
+			for _, h := range r.HungUp {
+				if h.Told {
+					a.say("its grant %s was given back", plain(h.GrantID))
+				} else {
+					a.say("its grant %s could not be given back: %s", plain(h.GrantID), plain(h.Detail))
+				}
+			}
+		})
 	})
 }

@@ -128,10 +128,11 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	}
 	cursors := page.New(c.keyring.ring.AEAD("cursor"))
 	hash := func(data []byte) []byte { return c.keyring.ring.MAC("audit query", data) }
+	crl := &revocationList{ca: c.ca, now: c.now}
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
 			Store: g.serving, Audit: g.writer, Limiter: limiter, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
-			Refused: serving.NewRefusedLately(c.now), Touch: g.touch,
+			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get,
 		}),
 		Profile: c.profile, Log: c.log, Now: c.now,
 	})
@@ -144,7 +145,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 			Random: rand.Reader, Log: c.log,
 		}),
 		Credentials: g.credentials, Adder: adder, Querying: query,
-		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL,
+		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL, CRL: crl.get,
 		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },
 		Version:       c.version, Trusted: c.settings.TrustedProxies, Now: c.now, Log: c.log,
 	})

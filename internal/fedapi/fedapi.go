@@ -71,12 +71,18 @@ func NewServer(c Config) *http.Server {
 		h.refuse(w, r, err)
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", http.MethodGet)
+		w.Header().Set("Allow", allowed(r.URL.Path))
 		h.refuse(w, r, errMethod)
 	})
 	r.Route(Base, func(r chi.Router) {
 		r.Get("/capabilities", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.Capabilities(r.Context(), c)
+		}))
+		r.Get("/crl", h.serveAs(typeCRL, func(r *http.Request, c serving.Caller) (serving.Answer, error) {
+			return h.Serving.CRL(r.Context(), c)
+		}))
+		r.Post("/hangup", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
+			return h.Serving.HangUp(r.Context(), c)
 		}))
 		r.Get("/resources/{resource}", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.List(r.Context(), c, listRequest(chi.URLParam(r, "resource"), r.URL.RawQuery))
@@ -128,8 +134,26 @@ func listRequest(resource, query string) serving.ListRequest {
 	return q
 }
 
-// serve answers with what a use case gives for the connection's identity.
+// The media types of answers.
+const (
+	typeJSON = "application/json"
+	typeCRL  = "application/pkix-crl" // RFC 5280, section 4.2.1.13
+)
+
+// allowed is the method that an address takes when it is not the one that was tried.
+func allowed(path string) string {
+	if path == Base+"/hangup" {
+		return http.MethodPost
+	}
+	return http.MethodGet
+}
+
+// serve answers with what a use case gives for the connection's identity, which is JSON.
 func (h *handler) serve(answer func(*http.Request, serving.Caller) (serving.Answer, error)) http.HandlerFunc {
+	return h.serveAs(typeJSON, answer)
+}
+
+func (h *handler) serveAs(media string, answer func(*http.Request, serving.Caller) (serving.Answer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		caller, err := h.caller(r)
 		if err != nil {
@@ -145,7 +169,7 @@ func (h *handler) serve(answer func(*http.Request, serving.Caller) (serving.Answ
 		}
 		_ = http.NewResponseController(w).SetWriteDeadline(h.Now().Add(writeDeadline))
 		head := w.Header()
-		head.Set("Content-Type", "application/json")
+		head.Set("Content-Type", media)
 		head.Set("Cache-Control", "no-store")
 		_, _ = w.Write(a.Body) // a client that is gone has its audit row all the same
 	}

@@ -44,7 +44,8 @@ type Config struct {
 	Keyring     Keyring
 	Health      Health
 
-	PublicURL     string // where people reach this API; enrollment URLs begin with it
+	CRL           func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
+	PublicURL     string                                    // where people reach this API; enrollment URLs begin with it
 	CAFingerprint func(ctx context.Context) (string, error)
 	Version       string
 	Trusted       []netip.Prefix // proxies whose X-Forwarded-For counts
@@ -66,6 +67,7 @@ func New(c Config) http.Handler {
 	r.MethodNotAllowed(notAllowed(r))
 	a.health(r)
 	a.enrollment(r)
+	r.Get("/api/federation/crl", a.crl)
 
 	hc := huma.DefaultConfig("Mosaic federation gateway", c.Version)
 	hc.DocsPath, hc.SchemasPath, hc.CreateHooks = "", "", nil

@@ -60,6 +60,12 @@ func (a *api) describe(oas *huma.OpenAPI) {
 		Method: http.MethodGet, Path: "/api/federation/enrollment/{token}", OperationID: "enrollment-explain", Tags: []string{"enrollment"},
 		Security: public, Summary: "Explain an enrollment URL to a person; never spends it", Parameters: []*huma.Param{token}, Responses: responses,
 	})
+	list := problem("503")
+	list["200"] = &huma.Response{Description: "The list, in DER", Content: map[string]*huma.MediaType{typeCRL: {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}}
+	oas.AddOperation(&huma.Operation{
+		Method: http.MethodGet, Path: "/api/federation/crl", OperationID: "federation-crl", Tags: []string{"enrollment"},
+		Security: public, Summary: "The CA's certificate revocation list (RFC 5280)", Responses: list,
+	})
 	for id, summary := range map[string]string{
 		"health": "How the gateway is", "health-live": "Whether the process answers", "health-ready": "Whether the gateway serves",
 	} {

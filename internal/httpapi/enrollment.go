@@ -234,3 +234,17 @@ func (a *api) explain(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.WriteString(w, text)
 }
+
+// typeCRL is a revocation list in DER (RFC 5280, section 4.2.1.13).
+const typeCRL = "application/pkix-crl"
+
+// crl gives the CA's revocation list to anybody: it names serial numbers and nothing else.
+func (a *api) crl(w http.ResponseWriter, r *http.Request) {
+	list, err := a.CRL(r.Context())
+	if err != nil {
+		edge.WriteProblem(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", typeCRL)
+	_, _ = w.Write(list)
+}

@@ -123,24 +123,40 @@ func (a *api) peers() {
 				return a.peer(ctx, p.ID.String())
 			})
 	}
-	register(a, operation(http.MethodDelete, "/api/federation/peers/{peer}", "peer-remove",
-		"Remove a peer with its grants and our credentials at it; its audit rows stay", "peers", account.PeersWrite),
-		func(ctx context.Context, in *PeerRef) (*empty, error) {
-			p, err := a.Peers.Peer(ctx, in.Peer)
-			if err != nil {
-				return nil, err
-			}
-			held, err := a.Credentials.Listing(ctx, p.ID) // the rows go with the peer
-			if err != nil {
-				return nil, err
-			}
-			if err := a.Peers.Remove(ctx, p.ID.String(), actOf(ctx)); err != nil {
-				return nil, err
-			}
-			a.hangUp(held)
-			return nil, nil
-		})
+	op := operation(http.MethodDelete, "/api/federation/peers/{peer}", "peer-remove",
+		"Remove a peer with its grants and our credentials at it, which are given back; its audit rows stay", "peers", account.PeersWrite)
+	op.DefaultStatus = http.StatusOK
+	register(a, op,
+		a.removePeer)
 	a.peerQueries()
+}
+
+// removedBody says what became of the grants that the peer had given us.
+type removedBody struct {
+	OK     bool              `json:"ok"`
+	HungUp []querying.HungUp `json:"hung_up"`
+}
+
+// removePeer gives our grants at the peer back while there is still a key to do it with, and then forgets the peer.
+func (a *api) removePeer(ctx context.Context, in *PeerRef) (*body[removedBody], error) {
+	p, err := a.Peers.Peer(ctx, in.Peer)
+	if err != nil {
+		return nil, err
+	}
+	held, err := a.Credentials.Listing(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	active, err := a.Credentials.Active(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := removedBody{OK: true, HungUp: a.Querying.HangUp(ctx, callerOf(ctx), active)}
+	if err := a.Peers.Remove(ctx, p.ID.String(), actOf(ctx)); err != nil {
+		return nil, err
+	}
+	a.hangUp(held)
+	return answer(out, nil)
 }
 
 // hangUp closes the connections of credentials that are not used any more.

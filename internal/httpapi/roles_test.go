@@ -73,10 +73,11 @@ var operations = map[string]permitted{
 	"peer-suspend": {admins, 200, "/api/federation/peers/active/suspend", `{}`},
 	"peer-resume":  {admins, 200, "/api/federation/peers/suspended/resume", `{}`},
 	"peer-revoke":  {admins, 200, "/api/federation/peers/home/revoke", `{}`},
-	"peer-remove":  {admins, 204, "/api/federation/peers/home", ""},
+	"peer-remove":  {admins, 200, "/api/federation/peers/home", ""},
 
 	// Nobody here holds a credential, and so a peer is not available: 403 of its own code, after the role was asked.
 	"peer-query-list": {rowHolders, 403, "/api/federation/peers/home/resources/tasks", ""},
+	"federated-list":  {rowHolders, 200, "/api/federation/resources/tasks", ""},
 	"peer-query-get":  {rowHolders, 403, "/api/federation/peers/home/resources/tasks/{task}", ""},
 
 	"audit-list": {readers, 200, "/api/federation/audit", ""},
@@ -90,7 +91,7 @@ var operations = map[string]permitted{
 type endpoint struct{ method, template string }
 
 // public are the operations for strangers: whoever holds an enrollment token, and whoever probes.
-var public = []string{"enrollment-redeem", "enrollment-redeem-path", "enrollment-explain", "health", "health-live", "health-ready"}
+var public = []string{"enrollment-redeem", "enrollment-redeem-path", "enrollment-explain", "federation-crl", "health", "health-live", "health-ready"}
 
 // described reads every operation that asks who is calling out of the API's own description.
 func (a *api) described() map[string]endpoint {

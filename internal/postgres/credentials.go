@@ -283,12 +283,9 @@ func (s *Credentials) Find(ctx context.Context, peerRef string, userID uuid.UUID
 		if out.Peer, err = findPeer(ctx, tx, peerRef, ""); err != nil {
 			return err
 		}
-		err = tx.QueryRow(ctx, `SELECT c.id, c.remote_grant_id, c.federation_url, c.certificate_chain_pem, c.ca_root_pem, c.client_key_pem,
-				coalesce(c.serial, ''), c.not_after
-			FROM federation_credentials c
+		err = scanCredential(tx.QueryRow(ctx, `SELECT `+credentialColumns+` FROM federation_credentials c
 			WHERE c.peer_id = $2 AND c.state = 'active' AND `+mayUse+`
-			ORDER BY c.not_after > now() DESC, c.not_before DESC, c.created_at DESC, c.id LIMIT 1`, nullID(userID), out.Peer.ID).
-			Scan(&out.ID, &out.RemoteGrantID, &out.FederationURL, &out.ChainPEM, &out.CARootPEM, &out.SealedKey, &out.Serial, &out.NotAfter)
+			ORDER BY c.not_after > now() DESC, c.not_before DESC, c.created_at DESC, c.id LIMIT 1`, nullID(userID), out.Peer.ID), &out)
 		if notFound(err) {
 			return querying.ErrNoCredential.With("this gateway holds no credential of the peer %s", out.Peer.Name)
 		}
@@ -302,6 +299,31 @@ func (s *Credentials) Available(ctx context.Context, userID uuid.UUID) ([]string
 	return collect(ctx, s.pool, "list available peers", pgx.RowTo[string], `SELECT p.name FROM federation_peers p
 		WHERE EXISTS (SELECT FROM federation_credentials c WHERE c.peer_id = p.id AND c.state = 'active' AND `+mayUse+`)
 		ORDER BY p.name`, nullID(userID))
+}
+
+// Active gives what we hold at a peer and could ask with, however many grants that is.
+func (s *Credentials) Active(ctx context.Context, peerID uuid.UUID) ([]querying.Credential, error) {
+	var list []querying.Credential
+	err := s.inTx(ctx, "list active credentials", func(tx pgx.Tx) error {
+		p, err := findPeer(ctx, tx, peerID.String(), "")
+		if err != nil {
+			return err
+		}
+		list, err = collect(ctx, tx, "list active credentials", func(row pgx.CollectableRow) (querying.Credential, error) {
+			c := querying.Credential{Peer: p}
+			err := scanCredential(row, &c)
+			return c, err
+		}, `SELECT `+credentialColumns+` FROM federation_credentials c WHERE c.peer_id = $1 AND c.state = 'active' ORDER BY c.created_at, c.id`, p.ID)
+		return err
+	})
+	return list, err
+}
+
+const credentialColumns = `c.id, c.remote_grant_id, c.federation_url, c.certificate_chain_pem, c.ca_root_pem, c.client_key_pem,
+	coalesce(c.serial, ''), c.not_after`
+
+func scanCredential(row pgx.Row, c *querying.Credential) error {
+	return row.Scan(&c.ID, &c.RemoteGrantID, &c.FederationURL, &c.ChainPEM, &c.CARootPEM, &c.SealedKey, &c.Serial, &c.NotAfter)
 }
 
 const heldColumns = `c.id, c.state, coalesce(c.remote_grant_id, '00000000-0000-0000-0000-000000000000'),

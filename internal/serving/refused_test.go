@@ -150,6 +150,7 @@ func (s *ruling) rule(err error) {
 func (s *ruling) Plan(context.Context, [32]byte) (Plan, error)      { return Plan{}, nil }
 func (s *ruling) Authorize(context.Context, Check) error            { return s.ask() }
 func (s *ruling) List(context.Context, ListQuery) (Rows, error)     { return Rows{}, s.ask() }
+func (s *ruling) HangUp(context.Context, Check, audit.Act) error    { return s.ask() }
 func (s *ruling) Get(context.Context, GetQuery) (b []byte, e error) { return nil, s.ask() }
 
 type forgetful struct{}

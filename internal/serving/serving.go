@@ -146,6 +146,8 @@ type Store interface {
 	Authorize(ctx context.Context, c Check) error
 	List(ctx context.Context, q ListQuery) (Rows, error)
 	Get(ctx context.Context, q GetQuery) (doc []byte, err error) // nil: not there, or not visible
+	// HangUp revokes the grant in one transaction with its audit row.
+	HangUp(ctx context.Context, c Check, act audit.Act) error
 }
 
 // ErrStale is what a Store returns when Check.Version is not the grant's.
@@ -181,8 +183,9 @@ type Config struct {
 	Now     func() time.Time
 	Log     *slog.Logger
 	Refused *RefusedLately
-	Touch   func(peerID uuid.UUID) // told of every peer that was answered
-	Observe Observe                // nil: nobody measures
+	CRL     func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
+	Touch   func(peerID uuid.UUID)                    // told of every peer that was answered
+	Observe Observe                                   // nil: nobody measures
 }
 
 // Service answers federated requests.

@@ -1,0 +1,43 @@
+package serving
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/audit"
+)
+
+// HangUp gives the caller's grant back: it and its certificates are revoked, and the certificate that asked opens
+// nothing any more when this has returned.
+//
+// Errors: the refusals of this package.
+func (s *Service) HangUp(ctx context.Context, c Caller) (Answer, error) {
+	r := s.begin(c, "hangup", "", nil)
+	return r.do(ctx, func(Plan) (answer, error) {
+		act := audit.Act{RequestID: c.RequestID, Actor: "grant:" + c.Identity.GrantID.String(), RemoteAddress: c.RemoteAddress}
+		if err := s.Store.HangUp(ctx, r.check(), act); err != nil {
+			return answer{}, err
+		}
+		body, err := json.Marshal(struct {
+			GrantID uuid.UUID `json:"grant_id"`
+			Status  string    `json:"status"`
+		}{c.Identity.GrantID, "revoked"})
+		return answer{body: body}, err
+	})
+}
+
+// CRL answers with the CA's revocation list (RFC 5280, section 5) in DER.
+//
+// Errors: the refusals of this package, and those of the CA when no list was ever had from it.
+func (s *Service) CRL(ctx context.Context, c Caller) (Answer, error) {
+	r := s.begin(c, "crl", "", nil)
+	return r.do(ctx, func(Plan) (answer, error) {
+		if err := s.Store.Authorize(ctx, r.check()); err != nil {
+			return answer{}, err
+		}
+		list, err := s.Config.CRL(ctx)
+		return answer{body: list}, err
+	})
+}
