@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -97,48 +98,58 @@ type UserChange struct {
 	Disabled    *bool
 }
 
-// UpdateUser changes a user. The rule that one enabled admin remains is checked under a lock on all admins, so
-// that two admins cannot demote each other at once.
+// standing tells whether the change is one of what a user may do here, and not only of how they are called.
+func (c UserChange) standing() bool { return c.Role != nil || c.Disabled != nil }
+
+// UpdateUser changes what c names, and nothing else: a rename that was decided before somebody else's disabling must
+// not undo it.
 func (s *Accounts) UpdateUser(ctx context.Context, ref string, c UserChange, act audit.Act) (account.User, error) {
 	var out account.User
 	err := s.inTx(ctx, "update user", func(tx pgx.Tx) error {
-		before, err := findUser(ctx, tx, ref)
+		u, err := findUser(ctx, tx, ref)
 		if err != nil {
 			return err
 		}
-		after := before
-		if c.Role != nil {
-			after.Role = *c.Role
-		}
-		if c.Disabled != nil && !*c.Disabled {
-			after.DisabledAt = nil
-		} else if c.Disabled != nil && before.DisabledAt == nil {
-			now, err := clock(ctx, tx)
+		if c.standing() {
+			err := guardLastAdmin(ctx, tx, u.ID, c.of)
 			if err != nil {
 				return err
 			}
-			after.DisabledAt = &now
 		}
-		if err := guardLastAdmin(ctx, tx, before, after); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, `UPDATE users SET display_name = coalesce($2, display_name), role = $3,
-			disabled_at = $4, updated_at = now()
-			WHERE id = $1 RETURNING `+userColumns, before.ID, c.DisplayName, after.Role, after.DisabledAt)
+		rows, err := tx.Query(ctx, `UPDATE users SET display_name = coalesce($2, display_name), role = coalesce($3, role),
+			disabled_at = CASE WHEN $4::boolean IS NULL THEN disabled_at WHEN $4 THEN coalesce(disabled_at, now()) END, updated_at = now()
+			WHERE id = $1 RETURNING `+userColumns, u.ID, c.DisplayName, c.Role, c.Disabled)
 		if err != nil {
 			return err
 		}
-		if out, err = pgx.CollectExactlyOneRow(rows, scanUser); err != nil {
+		if out, err = pgx.CollectExactlyOneRow(rows, scanUser); notFound(err) {
+			return ErrUserNotFound.With("there is no user %q", ref) // deleted since it was found
+		} else if err != nil {
 			return err
 		}
 		e := act.Event("user.update")
 		e.SubjectUserID, e.Detail = out.ID, string(out.Role)
-		if after.Disabled() {
+		if out.Disabled() {
 			e.Detail = "disabled"
 		}
 		return record(ctx, tx, e)
 	})
 	return out, err
+}
+
+// of is u after the change, as far as the rule of the last admin looks at it.
+func (c UserChange) of(u account.User) account.User {
+	if c.Role != nil {
+		u.Role = *c.Role
+	}
+	switch {
+	case c.Disabled == nil:
+	case !*c.Disabled:
+		u.DisabledAt = nil
+	case u.DisabledAt == nil:
+		u.DisabledAt = &time.Time{}
+	}
+	return u
 }
 
 // DeleteUser removes a user, their rows, tokens and grants.
@@ -148,7 +159,7 @@ func (s *Accounts) DeleteUser(ctx context.Context, ref string, act audit.Act) er
 		if err != nil {
 			return err
 		}
-		if err := guardLastAdmin(ctx, tx, u, account.User{}); err != nil {
+		if err := guardLastAdmin(ctx, tx, u.ID, func(account.User) account.User { return account.User{} }); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `DELETE FROM users WHERE id = $1`, u.ID); err != nil {
@@ -160,17 +171,20 @@ func (s *Accounts) DeleteUser(ctx context.Context, ref string, act audit.Act) er
 	})
 }
 
-// guardLastAdmin refuses to let the last enabled admin go.
-func guardLastAdmin(ctx context.Context, tx pgx.Tx, before, after account.User) error {
-	rows, err := tx.Query(ctx, `SELECT id FROM users WHERE role = 'admin' AND disabled_at IS NULL AND id <> $1 ORDER BY id FOR UPDATE`, before.ID)
+// guardLastAdmin refuses a change that would let the last enabled admin go. It locks the user and all enabled admins,
+// in the order of their ids, and judges the user as the lock found it: of two admins who demote each other at once
+// one waits, and then sees what the other has done.
+func guardLastAdmin(ctx context.Context, tx pgx.Tx, id uuid.UUID, change func(account.User) account.User) error {
+	locked, err := collect(ctx, tx, "lock admins", scanUser, `SELECT `+userColumns+` FROM users
+		WHERE id = $1 OR role = 'admin' AND disabled_at IS NULL ORDER BY id FOR NO KEY UPDATE`, id)
 	if err != nil {
 		return err
 	}
-	others, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-	if err != nil {
-		return err
+	self := slices.IndexFunc(locked, func(u account.User) bool { return u.ID == id })
+	if self < 0 {
+		return ErrUserNotFound // deleted since it was found
 	}
-	return account.RequireAdminRemains(before, after, len(others))
+	return account.RequireAdminRemains(locked[self], change(locked[self]), len(locked)-1)
 }
 
 const teamColumns = `id, name, created_at`

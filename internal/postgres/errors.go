@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,6 +20,8 @@ const (
 	foreignKeyViolation = "23503"
 	queryCanceled       = "57014"
 	lockNotAvailable    = "55P03"
+	serializationFailed = "40001"
+	deadlockDetected    = "40P01"
 )
 
 // ErrTimeout is returned for a statement that ran into statement_timeout.
@@ -27,6 +30,15 @@ var ErrTimeout = &fault.Fault{
 	Code:   "database_timeout",
 	Detail: "the database took longer than 5 seconds and was stopped",
 	Hint:   "ask for fewer rows, or for a narrower search",
+}
+
+// ErrBusy is returned for a transaction that the server gave up for another's sake again and again.
+var ErrBusy = &fault.Fault{
+	Kind:       fault.Unavailable,
+	Code:       "database_busy",
+	Detail:     "others were changing the same at the same time, and nothing was changed",
+	Hint:       "try again",
+	RetryAfter: time.Second,
 }
 
 // fail is the one place where a driver's error becomes the gateway's. A fault passes through; a lost or refused
@@ -45,6 +57,8 @@ func fail(err error, what string) error {
 		switch {
 		case pg.Code == queryCanceled:
 			return ErrTimeout.Because(wrapped)
+		case sacrificed(err):
+			return ErrBusy.Because(wrapped)
 		// 08: connection exception, 57P: shutdown and start-up, 53: insufficient resources, 25006: read-only.
 		case pg.Code[:2] == "08", pg.Code[:3] == "57P", pg.Code[:2] == "53", pg.Code == "25006":
 			return ErrUnavailable.Because(wrapped)
@@ -73,6 +87,13 @@ func isClosed(err error) bool {
 func violates(err error, code, constraint string) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == code && (constraint == "" || pg.ConstraintName == constraint)
+}
+
+// sacrificed reports whether the server ended a transaction so that another could go on. Nothing of it remains, and
+// the same transaction may well succeed now.
+func sacrificed(err error) bool {
+	state := sqlState(err)
+	return state == deadlockDetected || state == serializationFailed
 }
 
 // sqlState is the server's code of an error, or nothing.

@@ -145,10 +145,25 @@ func (db *DB) CheckSafe(ctx context.Context) error {
 	return nil
 }
 
-// inTx runs f in one transaction and commits it. A fault from f rolls back and is returned as it is.
+// maxTries bounds how often one transaction is run: each deadlock costs the server's deadlock_timeout of a second.
+const maxTries = 3
+
+// inTx runs f in one transaction and commits it. A fault from f rolls back and is returned as it is. A transaction
+// that the server gave up for another's sake has changed nothing and is run again: f must start from nothing each
+// time.
 func (db *DB) inTx(ctx context.Context, what string, f func(pgx.Tx) error) error {
-	err := pgx.BeginFunc(ctx, db.pool, f)
-	return fail(err, what)
+	var err error
+	for range maxTries {
+		if err = db.inTxOnce(ctx, what, f); !sacrificed(err) {
+			break
+		}
+	}
+	return err
+}
+
+// inTxOnce is inTx for an f that uses up what it reads, such as a stream, and so cannot be run again.
+func (db *DB) inTxOnce(ctx context.Context, what string, f func(pgx.Tx) error) error {
+	return fail(pgx.BeginFunc(ctx, db.pool, f), what)
 }
 
 // querier is what a pool and a transaction have in common.

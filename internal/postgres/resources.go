@@ -146,7 +146,7 @@ func placeholders(from, n int) string {
 // returns io.EOF after the last row.
 func (s *Resources) Import(ctx context.Context, res scope.Resource, owner, team string, next func() (resource.Row, error), act audit.Act) (int64, error) {
 	var count int64
-	err := s.inTx(ctx, "import "+string(res), func(tx pgx.Tx) error {
+	err := s.inTxOnce(ctx, "import "+string(res), func(tx pgx.Tx) error {
 		// As long as the file takes to arrive; the connection is the caller's to end.
 		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
 			return err
