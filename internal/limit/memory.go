@@ -100,6 +100,30 @@ func (m *Memory) forgive(key string, l grant.Limit) {
 	}
 }
 
+// owed is how far the bucket's arrival time is ahead of now.
+func (m *Memory) owed(b grant.Bucket, now time.Time) time.Duration {
+	at, _, err := m.kept.GetWithTime(b.Key())
+	if err != nil || at < 0 {
+		return 0
+	}
+	return max(time.Unix(0, at).Sub(now), 0)
+}
+
+// learn moves the bucket's arrival time to at, unless it is later already.
+func (m *Memory) learn(b grant.Bucket, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := b.Key()
+	was, _, err := m.kept.GetWithTime(key)
+	switch next := at.UnixNano(); {
+	case err != nil || was >= next:
+	case was < 0:
+		_, _ = m.kept.SetIfNotExistsWithTTL(key, next, 0)
+	default:
+		_, _ = m.kept.CompareAndSwapWithTTL(key, was, next, 0) // m.mu is held: nobody else writes
+	}
+}
+
 func (m *Memory) rule(l grant.Limit) (*throttled.GCRARateLimiterCtx, error) {
 	if r := m.rules[l]; r != nil {
 		return r, nil
