@@ -57,6 +57,8 @@ var packages = map[string]layer{
 	"internal/querying/peertest":    top,
 	"internal/postgres":             adapter,
 	"internal/limit":                adapter,
+	"internal/valkey":               adapter,
+	"internal/valkey/valkeytest":    top, // tests only
 	"internal/jobs":                 adapter,
 	"internal/remote":               adapter,
 	"internal/httpapi":              adapter,
@@ -98,6 +100,7 @@ var owners = []struct {
 	{"github.com/transparency-dev/merkle", []string{"internal/audit"}, "the tamper-evident log has one construction"},
 	{"golang.org/x/mod", []string{"internal/audit"}, "checkpoints have one format"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
+	{"github.com/redis/go-redis", []string{"internal/valkey", "internal/valkey/valkeytest"}, "one seam for driver errors, and no secret of the address past it"},
 	{"net/http", []string{"internal/edge", "internal/httpapi", "internal/fedapi", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
 }
 
