@@ -28,6 +28,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/telemetry"
 	"github.com/mosaicstack/gateway/internal/unixsock"
+	"github.com/mosaicstack/gateway/internal/valkey"
 )
 
 // DevOptions is what `gateway dev` was asked for.
@@ -154,6 +155,7 @@ type parts struct {
 	pool    *pgxpool.Config
 	db      *postgres.DB
 	ca      ca.Authority
+	valkey  *valkey.Client // nil: limits are kept in this process
 	roots   []*x509.Certificate
 	keyring *keyring
 	profile identity.Profile

@@ -65,6 +65,7 @@ type gateway struct {
 	log           *slog.Logger
 	writer        *audit.Writer
 	health        *health
+	limits        limits
 	certificate   certificateSource
 	touches       chan uuid.UUID
 	peers         *postgres.Peers
@@ -104,7 +105,10 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	}
 	g.writer = audit.NewWriter(g.auditLog, c.log, c.now)
 	c.keyring.sealed, c.keyring.record = &postgres.Sealed{DB: c.db}, g.writer.Record
-	g.health = newHealth(c)
+	if g.limits, err = newLimits(ctx, c.valkey, c.log); err != nil {
+		return nil, err
+	}
+	g.health = newHealth(c, g.limits.parts()...)
 	if err := g.auditLog.EnsurePartitions(ctx); err != nil {
 		return nil, err
 	}
@@ -117,21 +121,12 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	if g.jobs, err = jobs.New(c.db.Pool(), keeper.Tasks(), c.log); err != nil {
 		return nil, err
 	}
-	limiter, err := limit.NewMemory()
-	if err != nil {
-		return nil, err
-	}
-	// Strangers fill this one with keys of their own making; they must not push out the buckets of peers.
-	strangers, err := limit.NewMemory()
-	if err != nil {
-		return nil, err
-	}
 	cursors := page.New(c.keyring.ring.AEAD("cursor"))
 	hash := func(data []byte) []byte { return c.keyring.ring.MAC("audit query", data) }
 	crl := &revocationList{ca: c.ca, now: c.now}
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
-			Store: g.serving, Audit: g.writer, Limiter: limiter, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
+			Store: g.serving, Audit: g.writer, Limiter: g.limits.peers, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
 			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get,
 		}),
 		Profile: c.profile, Log: c.log, Now: c.now,
@@ -141,7 +136,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog,
 		Enroll: enroll.New(enroll.Config{
 			Store: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
-			Guesses: limit.Fixed{Limiter: strangers, Limit: guessLimit}, Tries: limit.Fixed{Limiter: strangers, Limit: tryLimit},
+			Guesses: limit.Fixed{Limiter: g.limits.strangers, Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Limit: tryLimit},
 			Random: rand.Reader, Log: c.log,
 		}),
 		Credentials: g.credentials, Adder: adder, Querying: query,
@@ -187,6 +182,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	base.Go(func() error { return g.writer.Run(background) })
 	base.Go(func() error { return g.noteTouches(background) })
 	base.Go(func() error { return g.health.run(background) })
+	base.Go(func() error { return g.limits.run(background) })
 	base.Go(func() error { return g.certificate.run(background) })
 	base.Go(func() error { return g.jobs.Run(background) })
 

@@ -36,10 +36,10 @@ type part struct {
 	check func(context.Context) error
 }
 
-func newHealth(c gatewayConfig) *health {
+func newHealth(c gatewayConfig, more ...part) *health {
 	return &health{
 		tier: c.tier, version: c.version, log: c.log, down: map[string]bool{},
-		parts: []part{{"database", true, c.db.Ping}, {"ca", false, c.ca.Ready}},
+		parts: append([]part{{"database", true, c.db.Ping}, {"ca", false, c.ca.Ready}}, more...),
 	}
 }
 

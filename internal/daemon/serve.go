@@ -157,6 +157,12 @@ func (r *replica) assemble(ctx context.Context) (*gateway, error) {
 	}
 	p.ca = authority
 	r.stack.add("ca", func() error { authority.Close(); return nil })
+	if !c.ValkeyURL.IsZero() {
+		if p.valkey, err = openValkey(ctx, c.ValkeyURL, r.log); err != nil {
+			return nil, err
+		}
+		r.stack.add("valkey", p.valkey.Close)
+	}
 	if err := r.openDatabase(ctx, &p); err != nil {
 		return nil, err
 	}
