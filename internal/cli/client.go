@@ -51,9 +51,10 @@ type request struct {
 	method string
 	path   []string // the parts of the path, each escaped on its way
 	query  url.Values
-	actFor string    // the user an admin asks as; empty for themselves
-	body   any       // sent as JSON
-	lines  io.Reader // sent instead as JSON lines, as they come, and without a time limit
+	actFor string      // the user an admin asks as; empty for themselves
+	body   any         // sent as JSON
+	header http.Header // more headers, or in place of the usual ones
+	lines  io.Reader   // sent instead as JSON lines, as they come, and without a time limit
 }
 
 func get(path ...string) request { return request{method: http.MethodGet, path: path} }
@@ -137,6 +138,9 @@ func (c *client) build(ctx context.Context, r request) (*http.Request, error) {
 	h := req.Header
 	h.Set("User-Agent", c.agent)
 	h.Set("Accept", "application/json, application/problem+json")
+	for name, values := range r.header {
+		h[name] = values
+	}
 	if c.token != "" {
 		h.Set("Authorization", "Bearer "+c.token)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/identity"
 	"github.com/mosaicstack/gateway/internal/jobs"
 	"github.com/mosaicstack/gateway/internal/limit"
+	"github.com/mosaicstack/gateway/internal/mcp"
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/querying"
@@ -141,6 +142,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		}),
 		Credentials: g.credentials, Adder: adder, Querying: query,
 		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL, CRL: crl.get,
+		MCP: mcp.Handler(query, c.version, httpapi.CallerOf), Origin: c.settings.CORSOrigin,
 		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },
 		Version:       c.version, Trusted: c.settings.TrustedProxies, Now: c.now, Log: c.log,
 	})
@@ -259,4 +261,9 @@ func (l localRows) Rows(ctx context.Context, res scope.Resource, user uuid.UUID,
 		return nil, false, err
 	}
 	return slices.Concat([]byte{'['}, rows.Docs, []byte{']'}), rows.More, nil
+}
+
+// Row implements querying.Local.
+func (l localRows) Row(ctx context.Context, res scope.Resource, user, id uuid.UUID) ([]byte, error) {
+	return l.store.Get(ctx, res, user, id)
 }

@@ -42,11 +42,13 @@ type Config struct {
 	Querying    *querying.Service
 	Cursors     *page.Sealer
 	Keyring     Keyring
+	MCP         http.Handler // the tools for assistants' sessions; nil has none
 	Health      Health
 
 	CRL           func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
 	PublicURL     string                                    // where people reach this API; enrollment URLs begin with it
 	CAFingerprint func(ctx context.Context) (string, error)
+	Origin        string // of the one web page that may call this API; empty for none
 	Version       string
 	Trusted       []netip.Prefix // proxies whose X-Forwarded-For counts
 	Now           func() time.Time
@@ -79,6 +81,10 @@ func New(c Config) http.Handler {
 	// The description of the API is public; everything it describes asks who is calling.
 	a.huma = humachi.New(r, hc)
 	a.huma.UseMiddleware(a.authorize)
+	r.Group(func(r chi.Router) {
+		r.Use(a.authenticate)
+		a.mcp(r)
+	})
 	r.Group(func(r chi.Router) {
 		r.Use(a.authenticate, typed)
 		guarded := humachi.New(r, hiddenDocs(hc))

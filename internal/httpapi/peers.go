@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -151,7 +152,7 @@ func (a *api) removePeer(ctx context.Context, in *PeerRef) (*body[removedBody], 
 	if err != nil {
 		return nil, err
 	}
-	out := removedBody{OK: true, HungUp: a.Querying.HangUp(ctx, callerOf(ctx), active)}
+	out := removedBody{OK: true, HungUp: a.Querying.HangUp(ctx, CallerOf(ctx), active)}
 	if err := a.Peers.Remove(ctx, p.ID.String(), actOf(ctx)); err != nil {
 		return nil, err
 	}
@@ -213,8 +214,13 @@ func (a *api) peerQueries() {
 	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/resources/{resource}", "peer-query-list",
 		"Ask a peer for rows", "querying", account.PeersQuery),
 		func(ctx context.Context, in *listRows) (*body[querying.Page], error) {
-			return answer(a.Querying.List(ctx, callerOf(ctx), in.Peer, in.Resource,
+			return answer(a.Querying.List(ctx, CallerOf(ctx), in.Peer, in.Resource,
 				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
+		})
+	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/capabilities", "peer-capabilities",
+		"Ask a peer what its grant covers", "querying", account.PeersQuery),
+		func(ctx context.Context, in *PeerRef) (*body[json.RawMessage], error) {
+			return answer(a.Querying.Capabilities(ctx, CallerOf(ctx), in.Peer))
 		})
 	type across struct {
 		ResourceRef
@@ -229,7 +235,7 @@ func (a *api) peerQueries() {
 			if err != nil {
 				return nil, err
 			}
-			return answer(a.Querying.ListAcross(ctx, callerOf(ctx), in.Resource, from,
+			return answer(a.Querying.ListAcross(ctx, CallerOf(ctx), in.Resource, from,
 				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
 		})
 	type get struct {
@@ -240,12 +246,12 @@ func (a *api) peerQueries() {
 	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/resources/{resource}/{id}", "peer-query-get",
 		"Ask a peer for one row", "querying", account.PeersQuery),
 		func(ctx context.Context, in *get) (*body[querying.Row], error) {
-			return answer(a.Querying.Get(ctx, callerOf(ctx), in.Peer, in.Resource, in.ID))
+			return answer(a.Querying.Get(ctx, CallerOf(ctx), in.Peer, in.Resource, in.ID))
 		})
 }
 
-// callerOf is on whose behalf a peer is asked: the user acted for, the user, or the bare admin socket.
-func callerOf(ctx context.Context) querying.Caller {
+// CallerOf is on whose behalf a peer is asked: the user acted for, the user, or the bare admin socket.
+func CallerOf(ctx context.Context) querying.Caller {
 	p := principalOf(ctx)
 	c := querying.Caller{RequestID: edge.RequestID(ctx), Actor: p.Name()}
 	if u := p.Subject(); u != nil {

@@ -76,9 +76,10 @@ var operations = map[string]permitted{
 	"peer-remove":  {admins, 200, "/api/federation/peers/home", ""},
 
 	// Nobody here holds a credential, and so a peer is not available: 403 of its own code, after the role was asked.
-	"peer-query-list": {rowHolders, 403, "/api/federation/peers/home/resources/tasks", ""},
-	"federated-list":  {rowHolders, 200, "/api/federation/resources/tasks", ""},
-	"peer-query-get":  {rowHolders, 403, "/api/federation/peers/home/resources/tasks/{task}", ""},
+	"peer-query-list":   {rowHolders, 403, "/api/federation/peers/home/resources/tasks", ""},
+	"federated-list":    {rowHolders, 200, "/api/federation/resources/tasks", ""},
+	"peer-capabilities": {rowHolders, 403, "/api/federation/peers/home/capabilities", ""},
+	"peer-query-get":    {rowHolders, 403, "/api/federation/peers/home/resources/tasks/{task}", ""},
 
 	"audit-list": {readers, 200, "/api/federation/audit", ""},
 

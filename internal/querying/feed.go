@@ -34,8 +34,8 @@ type Source struct {
 	Rows       int    `json:"rows"`                          // of this page
 }
 
-// statusOf puts an error into the few words that a status has.
-func statusOf(err error) string {
+// StatusOf puts an error into the few words that a status has.
+func StatusOf(err error) string {
 	switch k := fault.From(err).Kind; {
 	case err == nil:
 		return StatusOK
@@ -189,7 +189,7 @@ func (f *feed) resume() position {
 }
 
 func (f *feed) source() Source {
-	s := Source{Name: f.Source, Status: statusOf(f.err), Rows: f.took}
+	s := Source{Name: f.Source, Status: StatusOf(f.err), Rows: f.took}
 	if f.name != "" {
 		s.Name = f.name
 	}

@@ -255,11 +255,20 @@ func (r *run) list(p ListParams) (Call, error) {
 }
 
 func (r *run) get(id string) (Call, error) {
-	row, err := uuid.Parse(id)
-	if err != nil || len(id) != len(row.String()) {
-		return Call{}, ErrNotFound
+	row, err := rowID(id)
+	if err != nil {
+		return Call{}, err
 	}
 	return Call{Method: http.MethodGet, Path: apiPath + r.resource + "/" + row.String()}, nil
+}
+
+// rowID reads the id of a row in its canonical form. What cannot be one names no row.
+func rowID(id string) (uuid.UUID, error) {
+	row, err := uuid.Parse(id)
+	if err != nil || len(id) != len(row.String()) {
+		return uuid.Nil, ErrNotFound
+	}
+	return row, nil
 }
 
 // record makes the query durable in the audit log and returns err; if it cannot be recorded, nothing but that is
