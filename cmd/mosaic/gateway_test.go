@@ -746,6 +746,15 @@ func TestManySources(t *testing.T) {
 	if p := ask("all", "tasks", "--local", "--user", "kid@home.example"); p.titles() != "kid-1" || len(p.Sources) != 1 {
 		t.Errorf("for somebody without a credential: %s %v", p.titles(), p.Sources)
 	}
+	home.mosaic("team", "create", "kids")
+	home.mosaic("team", "add", "kids", "kid@home.example")
+	for who, flag := range map[string][]string{"their team": {"--team", "kids"}, "them": {"--user", "kid@home.example"}} {
+		home.mosaic(append([]string{"federation", "peer", "share", "work"}, flag...)...)
+		if p := ask("work", "tasks", "--user", "kid@home.example"); len(p.Data) != 2 {
+			t.Errorf("shared with %s, they see %s", who, p.titles())
+		}
+		home.mosaic(append([]string{"federation", "peer", "unshare", "work"}, flag...)...)
+	}
 	if p := ask("work,nowhere", "tasks", "--user", "kid@home.example"); fmt.Sprint(p.Sources) != "[{work denied peer_not_available 0} {nowhere denied peer_not_available 0}]" {
 		t.Errorf("named by somebody without a credential: %v", p.Sources)
 	}

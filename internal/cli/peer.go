@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -33,6 +35,7 @@ type credentialDoc struct {
 	NotAfter            *time.Time `json:"not_after"` // none yet while it is being made
 	RenewalError        string     `json:"renewal_error"`
 	Users               []string   `json:"users"` // who may ask with it, beside the operator
+	Teams               []string   `json:"teams"` // whose members may
 }
 
 // addedDoc is what redeeming an enrollment URL gave.
@@ -52,7 +55,34 @@ func (a *app) peers() *cobra.Command {
 		a.peerChange("suspend", "Stop answering a peer, until it is resumed", "suspended"),
 		a.peerChange("resume", "Answer a suspended peer again", "active again"),
 		a.peerChange("revoke", "Revoke a peer for good, with all of its grants", "revoked"),
+		a.peerShare("share", "Let a user, or the members of a team, ask a peer", http.MethodPut, "%s may ask %s"),
+		a.peerShare("unshare", "Let a user, or the members of a team, no longer ask a peer", http.MethodDelete, "%s may no longer ask %s"),
 		a.peerRemove())
+}
+
+func (a *app) peerShare(verb, short, method, done string) *cobra.Command {
+	var user, team, credential string
+	cmd := a.leaf(verb, []string{"PEER"}, short, func(cmd *cobra.Command, args []string) error {
+		kind, who := "users", user
+		switch {
+		case (user == "") == (team == ""):
+			return misuse(cmd, "%s takes --user or --team, one of them", verb)
+		case team != "":
+			kind, who = "teams", team
+		}
+		r := request{method: method, path: []string{"api", "federation", "peers", args[0], kind, who}}
+		if credential != "" {
+			r.query = url.Values{"credential": {credential}}
+		}
+		if _, _, err := a.ask(cmd, r); err != nil {
+			return err
+		}
+		return a.done(done, who, args[0])
+	})
+	cmd.Flags().StringVar(&user, "user", "", "who, by id or email")
+	cmd.Flags().StringVar(&team, "team", "", "whose members, by id or name")
+	cmd.Flags().StringVar(&credential, "credential", "", "which one, when the peer has given more than one grant")
+	return cmd
 }
 
 func (a *app) peerList() *cobra.Command {
@@ -124,11 +154,14 @@ func (a *app) peerShow() *cobra.Command {
 
 func (a *app) credentialText(ctx context.Context, c *client, held credentialDoc) string {
 	users := []string{"the operator alone"}
-	if len(held.Users) > 0 {
-		name := c.names(ctx, "users")
+	if len(held.Users)+len(held.Teams) > 0 {
+		user, team := c.names(ctx, "users"), c.names(ctx, "teams")
 		users = users[:0]
 		for _, id := range held.Users {
-			users = append(users, name(id))
+			users = append(users, user(id))
+		}
+		for _, id := range held.Teams {
+			users = append(users, "team "+team(id))
 		}
 	}
 	lines := []string{

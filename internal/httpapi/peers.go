@@ -45,6 +45,7 @@ type credentialBody struct {
 	RenewalError        string      `json:"renewal_error"`
 	CreatedAt           time.Time   `json:"created_at"`
 	Users               []uuid.UUID `json:"users" doc:"who may ask with it, beside the admin socket"`
+	Teams               []uuid.UUID `json:"teams" doc:"whose members may ask with it"`
 }
 
 func toCredential(h querying.Held) credentialBody {
@@ -52,10 +53,14 @@ func toCredential(h querying.Held) credentialBody {
 	for _, u := range h.Users {
 		users = append(users, u.ID)
 	}
+	teams := make([]uuid.UUID, 0, len(h.Teams))
+	for _, t := range h.Teams {
+		teams = append(teams, t.ID)
+	}
 	return credentialBody{
 		ID: h.ID, State: h.State, RemoteGrantID: orNull(h.RemoteGrantID), RemoteSubjectUserID: orNull(h.RemoteSubjectUserID),
 		FederationURL: h.FederationURL, SerialNumber: h.Serial, NotBefore: h.NotBefore, NotAfter: h.NotAfter, RenewAfter: h.RenewAfter,
-		RenewalError: h.RenewalError, CreatedAt: h.CreatedAt, Users: users,
+		RenewalError: h.RenewalError, CreatedAt: h.CreatedAt, Users: users, Teams: teams,
 	}
 }
 
@@ -129,7 +134,43 @@ func (a *api) peers() {
 	op.DefaultStatus = http.StatusOK
 	register(a, op,
 		a.removePeer)
+	a.sharing()
 	a.peerQueries()
+}
+
+// sharing says who may ask a peer: the users and teams that an admin names.
+func (a *api) sharing() {
+	type user struct {
+		PeerRef
+		UserRef
+		Credential uuid.UUID `query:"credential" doc:"which one, when the peer has given more than one grant"`
+	}
+	type team struct {
+		PeerRef
+		TeamRef
+		Credential uuid.UUID `query:"credential" doc:"which one, when the peer has given more than one grant"`
+	}
+	for _, how := range []struct {
+		method, verb, users, teams string
+	}{
+		{http.MethodPut, "share", "Let a user ask a peer", "Let the members of a team ask a peer"},
+		{http.MethodDelete, "unshare", "Let a user no longer ask a peer", "Let the members of a team no longer ask a peer"},
+	} {
+		op := operation(how.method, "/api/federation/peers/{peer}/users/{user}", "peer-"+how.verb+"-user", how.users, "peers", account.PeersWrite)
+		op.DefaultStatus = http.StatusNoContent
+		register(a, op, func(ctx context.Context, in *user) (*empty, error) {
+			return nil, a.Credentials.Share(ctx, postgres.Share{
+				Peer: in.Peer, Credential: in.Credential, User: in.User, Revoked: how.verb == "unshare",
+			}, actOf(ctx))
+		})
+		op = operation(how.method, "/api/federation/peers/{peer}/teams/{team}", "peer-"+how.verb+"-team", how.teams, "peers", account.PeersWrite)
+		op.DefaultStatus = http.StatusNoContent
+		register(a, op, func(ctx context.Context, in *team) (*empty, error) {
+			return nil, a.Credentials.Share(ctx, postgres.Share{
+				Peer: in.Peer, Credential: in.Credential, Team: in.Team, Revoked: how.verb == "unshare",
+			}, actOf(ctx))
+		})
+	}
 }
 
 // removedBody says what became of the grants that the peer had given us.

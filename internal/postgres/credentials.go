@@ -330,16 +330,21 @@ const heldColumns = `c.id, c.state, coalesce(c.remote_grant_id, '00000000-0000-0
 	coalesce(c.remote_subject_user_id, '00000000-0000-0000-0000-000000000000'), c.federation_url, coalesce(c.serial, ''),
 	c.not_before, c.not_after, c.renew_after, coalesce(c.renewal_error, ''), c.created_at,
 	array(SELECT u.id FROM federation_credential_users cu JOIN users u ON u.id = cu.user_id WHERE cu.credential_id = c.id ORDER BY u.email),
-	array(SELECT u.email FROM federation_credential_users cu JOIN users u ON u.id = cu.user_id WHERE cu.credential_id = c.id ORDER BY u.email)`
+	array(SELECT u.email FROM federation_credential_users cu JOIN users u ON u.id = cu.user_id WHERE cu.credential_id = c.id ORDER BY u.email),
+	array(SELECT t.id FROM federation_credential_teams ct JOIN teams t ON t.id = ct.team_id WHERE ct.credential_id = c.id ORDER BY t.name),
+	array(SELECT t.name FROM federation_credential_teams ct JOIN teams t ON t.id = ct.team_id WHERE ct.credential_id = c.id ORDER BY t.name)`
 
 func scanHeld(row pgx.CollectableRow) (querying.Held, error) {
 	var h querying.Held
-	var ids []uuid.UUID
-	var emails []string
+	var ids, teams []uuid.UUID
+	var emails, names []string
 	err := row.Scan(&h.ID, &h.State, &h.RemoteGrantID, &h.RemoteSubjectUserID, &h.FederationURL, &h.Serial,
-		&h.NotBefore, &h.NotAfter, &h.RenewAfter, &h.RenewalError, &h.CreatedAt, &ids, &emails)
+		&h.NotBefore, &h.NotAfter, &h.RenewAfter, &h.RenewalError, &h.CreatedAt, &ids, &emails, &teams, &names)
 	for i := range ids {
 		h.Users = append(h.Users, querying.User{ID: ids[i], Email: emails[i]})
+	}
+	for i := range teams {
+		h.Teams = append(h.Teams, querying.Team{ID: teams[i], Name: names[i]})
 	}
 	return h, err
 }

@@ -70,6 +70,13 @@ type Held struct {
 	RenewalError        string
 	CreatedAt           time.Time
 	Users               []User // who may ask with it, directly
+	Teams               []Team // whose members may ask with it
+}
+
+// Team is a local team that a credential is shared with.
+type Team struct {
+	ID   uuid.UUID
+	Name string
 }
 
 // User is a local user of a credential.
