@@ -60,6 +60,7 @@ var packages = map[string]layer{
 	"internal/valkey":               adapter,
 	"internal/valkey/valkeytest":    top, // tests only
 	"internal/jobs":                 adapter,
+	"internal/embed":                adapter,
 	"internal/remote":               adapter,
 	"internal/httpapi":              adapter,
 	"internal/mcp":                  adapter,
@@ -98,12 +99,14 @@ var owners = []struct {
 	{"github.com/caarlos0/env", []string{"internal/config"}, "settings are read in one place"},
 	{"github.com/modelcontextprotocol/go-sdk", []string{"internal/mcp"}, "the protocol stays at the edge"},
 	{"github.com/spf13/cobra", []string{"internal/cli"}, "the framework stays at the edge"},
+	{"github.com/sony/gobreaker", []string{"internal/embed"}, "circuits belong to the one who calls"},
+	{"github.com/pgvector/pgvector-go", []string{"internal/postgres"}, "a vector is a column's type"},
 	{"github.com/tink-crypto/tink-go", []string{"internal/seal"}, "sealed values have one format"},
 	{"github.com/transparency-dev/merkle", []string{"internal/audit"}, "the tamper-evident log has one construction"},
 	{"golang.org/x/mod", []string{"internal/audit"}, "checkpoints have one format"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
 	{"github.com/redis/go-redis", []string{"internal/valkey", "internal/valkey/valkeytest"}, "one seam for driver errors, and no secret of the address past it"},
-	{"net/http", []string{"internal/edge", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
+	{"net/http", []string{"internal/edge", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
 }
 
 // caPackages may know Step-CA: the two adapters, what they share, and their tests' packages.

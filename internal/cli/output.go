@@ -78,6 +78,10 @@ type list struct {
 		Capped     bool   `json:"capped"`
 		NextCursor string `json:"next_cursor"`
 	} `json:"page"`
+	Search struct {
+		Degraded string `json:"degraded"`
+		Pending  int64  `json:"pending"`
+	} `json:"search"`
 	Sources []struct {
 		Name       string `json:"name"`
 		Status     string `json:"status"`

@@ -15,7 +15,10 @@ import (
 )
 
 // cellWidth keeps a row of a table on one line of most terminals; one row alone is shown whole.
-const cellWidth = 48
+const (
+	cellWidth    = 48
+	snippetWidth = 80
+)
 
 // row is a row of a peer, which may be of any shape.
 type row map[string]json.RawMessage
@@ -79,7 +82,6 @@ func (a *app) query() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	flags.StringVar(&phrase, "search", "", "find rows by what they say")
-	_ = flags.MarkHidden("search") // until gateways answer it; the only error is a flag that is not there
 	flags.BoolVar(&local, "local", false, "add the rows of this gateway")
 	flags.IntVar(&limit, "limit", 0, "at most so many rows (default 50)")
 	flags.StringVar(&cursor, "cursor", "", "where the page before ended")
@@ -110,11 +112,24 @@ func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) e
 			a.say("%s: %s: %s", plain(s.Name), plain(s.Status), plain(s.Detail))
 		}
 	}
-	if len(rows) == 0 {
+	searched := cmd.Flags().Changed("search")
+	if searched && l.Search.Degraded != "" {
+		a.say("searched by words only: %s", plain(l.Search.Degraded))
+	}
+	if searched && l.Search.Pending > 0 {
+		a.say("%d rows are found by their words only, until they are embedded", l.Search.Pending)
+	}
+	if len(rows) == 0 && searched {
+		a.say("no rows of %s fit that there", args[1])
+		return nil
+	} else if len(rows) == 0 {
 		a.say("no rows of %s are visible there", args[1])
 		return nil
 	}
 	columns := slices.Concat([]string{"id"}, fieldsOf(args[1]), []string{"updated_at", "source"})
+	if searched {
+		columns = []string{"id", "score", "snippet", "updated_at", "source"}
+	}
 	header := make([]string, len(columns))
 	for i, name := range columns {
 		header[i] = strings.ToUpper(strings.TrimSuffix(strings.ReplaceAll(name, "_", " "), " at"))
@@ -122,7 +137,11 @@ func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) e
 	cells := make([][]string, len(rows))
 	for i, r := range rows {
 		for _, name := range columns {
-			cells[i] = append(cells[i], shorten(plain(a.cell(name, r[name])), cellWidth))
+			width := cellWidth
+			if name == "snippet" {
+				width = snippetWidth
+			}
+			cells[i] = append(cells[i], shorten(plain(a.cell(name, r[name])), width))
 		}
 	}
 	a.table(header, cells)

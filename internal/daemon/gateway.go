@@ -16,6 +16,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/config"
+	"github.com/mosaicstack/gateway/internal/embed"
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fedapi"
 	"github.com/mosaicstack/gateway/internal/grant"
@@ -116,19 +117,31 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	if g.certificate, err = newCertificate(ctx, c, host); err != nil {
 		return nil, err
 	}
+	embedder, err := embed.New(embed.Config{URL: c.settings.Embeddings.URL, Model: c.settings.Embeddings.Model, APIKey: c.settings.Embeddings.APIKey})
+	if err != nil {
+		return nil, err
+	}
+	embeddings := upkeep.NewEmbeddings(upkeep.EmbeddingsConfig{
+		Store: &postgres.Embeddings{DB: c.db}, Embedder: embedder, Refuses: func(err error) bool { return errors.Is(err, embed.ErrInput) }, Log: c.log,
+	})
+	if err := embeddings.Adopt(ctx); err != nil {
+		return nil, err
+	}
+	searcher := serving.NewSearcher(embedder)
 	keeper := upkeep.New(upkeep.Config{
 		Store: &postgres.Upkeep{DB: c.db}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
 	})
-	if g.jobs, err = jobs.New(c.db.Pool(), keeper.Tasks(), c.log); err != nil {
+	if g.jobs, err = jobs.New(c.db.Pool(), append(keeper.Tasks(), embeddings.Task()), c.log); err != nil {
 		return nil, err
 	}
+	g.resources.Written = func() { g.jobs.Wake(upkeep.EmbeddingsTask) }
 	cursors := page.New(c.keyring.ring.AEAD("cursor"))
 	hash := func(data []byte) []byte { return c.keyring.ring.MAC("audit query", data) }
 	crl := &revocationList{ca: c.ca, now: c.now}
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
 			Store: g.serving, Audit: g.writer, Limiter: g.limits.peers, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
-			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get,
+			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get, Searcher: searcher,
 		}),
 		Profile: c.profile, Log: c.log, Now: c.now,
 	})
@@ -140,7 +153,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 			Guesses: limit.Fixed{Limiter: g.limits.strangers, Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Limit: tryLimit},
 			Random: rand.Reader, Log: c.log,
 		}),
-		Credentials: g.credentials, Adder: adder, Querying: query,
+		Credentials: g.credentials, Adder: adder, Querying: query, Searcher: searcher,
 		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL, CRL: crl.get,
 		MCP: mcp.Handler(query, c.version, httpapi.CallerOf), Origin: c.settings.CORSOrigin,
 		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },

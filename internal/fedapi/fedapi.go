@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ var errQuery = &fault.Fault{
 
 var errMethod = &fault.Fault{
 	Kind: fault.NotAllowed, Code: "method_not_allowed", Detail: "this address does not take this method",
-	Hint: "the federation API is read with GET",
+	Hint: "the federation API is read with GET; search and hangup are POST",
 }
 
 // Config is what the listener needs.
@@ -90,6 +91,9 @@ func NewServer(c Config) *http.Server {
 		r.Get("/resources/{resource}/{id}", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.Get(r.Context(), c, chi.URLParam(r, "resource"), chi.URLParam(r, "id"))
 		}))
+		r.Post("/resources/{resource}/search", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
+			return h.Serving.Search(r.Context(), c, searchRequest(r))
+		}))
 	})
 	return &http.Server{
 		Handler:           edge.Observe(c.Log, "federation", nil, c.Now)(r),
@@ -101,8 +105,8 @@ func NewServer(c Config) *http.Server {
 
 // listRequest reads the query of a list strictly: a parameter that is misspelt, empty or there twice would otherwise
 // ask for something else than its author meant.
-func listRequest(resource, query string) serving.ListRequest {
-	q := serving.ListRequest{Resource: resource}
+func listRequest(name, query string) serving.ListRequest {
+	q := serving.ListRequest{Resource: name}
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		q.Mistake = errQuery
@@ -142,7 +146,7 @@ const (
 
 // allowed is the method that an address takes when it is not the one that was tried.
 func allowed(path string) string {
-	if path == Base+"/hangup" {
+	if path == Base+"/hangup" || strings.HasPrefix(path, Base+"/resources/") && strings.HasSuffix(path, "/search") {
 		return http.MethodPost
 	}
 	return http.MethodGet

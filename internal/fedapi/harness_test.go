@@ -24,6 +24,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/account"
 	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/embed"
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fedapi"
 	"github.com/mosaicstack/gateway/internal/grant"
@@ -117,6 +118,7 @@ func newGateway(t *testing.T) *gateway {
 		Store: &postgres.Serving{DB: g.stores}, Audit: direct{&postgres.AuditLog{DB: g.stores}}, Limiter: limiter,
 		Cursors: page.New(keys.AEAD("cursor")), Hash: func(b []byte) []byte { return keys.MAC("query", b) },
 		Now: g.clock.now, Log: slog.New(slog.DiscardHandler), Refused: serving.NewRefusedLately(g.clock.now),
+		Searcher: serving.NewSearcher(embed.Hash{}),
 	})
 	g.addr = g.listen(g.trust())
 	return g

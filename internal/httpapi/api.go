@@ -24,6 +24,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/querying"
+	"github.com/mosaicstack/gateway/internal/serving"
 )
 
 // maxBody bounds every request body but an import's.
@@ -40,6 +41,7 @@ type Config struct {
 	Enroll      *enroll.Service
 	Adder       *querying.Adder
 	Querying    *querying.Service
+	Searcher    *serving.Searcher
 	Cursors     *page.Sealer
 	Keyring     Keyring
 	MCP         http.Handler // the tools for assistants' sessions; nil has none

@@ -26,6 +26,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/account"
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/ca/embedded"
+	"github.com/mosaicstack/gateway/internal/embed"
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/httpapi"
@@ -39,6 +40,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
 	"github.com/mosaicstack/gateway/internal/seal"
+	"github.com/mosaicstack/gateway/internal/serving"
 )
 
 var pg = pgtest.New(func(ctx context.Context, c *pgxpool.Config) error {
@@ -158,6 +160,7 @@ func newAPI(t *testing.T, change ...func(*httpapi.Config)) *api {
 		Adder: querying.NewAdder(querying.AdderConfig{
 			Store: credentials, Enroller: &remote.Enroller{}, Client: client, Keys: keys, Random: rand.Reader, Now: time.Now,
 		}),
+		Searcher: serving.NewSearcher(embed.Hash{}),
 		Querying: querying.New(querying.Config{Finder: credentials, Client: client, Keys: keys, Audit: direct{auditLog}, Hash: hash, Now: time.Now}),
 		Cursors:  page.New(keys.AEAD("cursor")), Keyring: a.keyring, Health: healthy{}, PublicURL: "https://gw.example",
 		CAFingerprint: func(context.Context) (string, error) { return "00", nil },

@@ -279,6 +279,16 @@ func (a *api) peerQueries() {
 			return answer(a.Querying.ListAcross(ctx, CallerOf(ctx), in.Resource, from,
 				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
 		})
+	type search struct {
+		PeerRef
+		ResourceRef
+		RawBody []byte `contentType:"application/json"`
+	}
+	register(a, searching(operation(http.MethodPost, "/api/federation/peers/{peer}/resources/{resource}/search", "peer-query-search",
+		"Ask a peer for the rows that fit a query best", "querying", account.PeersQuery)),
+		func(ctx context.Context, in *search) (*body[querying.Page], error) {
+			return answer(a.Querying.Search(ctx, CallerOf(ctx), in.Peer, in.Resource, in.RawBody))
+		})
 	type get struct {
 		PeerRef
 		ResourceRef

@@ -10,6 +10,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
+	"github.com/mosaicstack/gateway/internal/serving"
 )
 
 const (
@@ -131,7 +133,56 @@ func (a *api) resources() {
 			}
 			return nil, a.Resources.Delete(ctx, res, user, in.ID)
 		})
+	a.searching()
 	a.importing()
+}
+
+// searchBody describes a search; it is read by resource.ParseSearch.
+type searchBody struct {
+	Query string `json:"query" minLength:"1" maxLength:"1000"`
+	Mode  string `json:"mode,omitempty" enum:"lexical,semantic,hybrid" doc:"hybrid when left out, lexical for credentials and api_keys"`
+	Limit int    `json:"limit,omitempty" minimum:"1" maximum:"10000" default:"50"`
+}
+
+// searching describes the body that a search takes, which passes through unread.
+func searching(op huma.Operation) huma.Operation {
+	op.MaxBodyBytes, op.SkipValidateBody = resource.MaxSearchBytes, true
+	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+		typeJSON: {Schema: huma.SchemaFromType(huma.NewMapRegistry("#/components/schemas/", schemaName), reflect.TypeFor[searchBody]())},
+	}}
+	return op
+}
+
+func (a *api) searching() {
+	type in struct {
+		ResourceRef
+		RawBody []byte `contentType:"application/json"`
+	}
+	op := searching(described(operation(http.MethodPost, "/api/resources/{resource}/search", "resource-search",
+		"Find the rows you can see that fit a query best", "resources", account.ResourcesRead), false))
+	register(a, op, func(ctx context.Context, in *in) (*rawBody, error) {
+		return rawJSON(a.searchRows(ctx, in.Resource, in.RawBody))
+	})
+}
+
+func (a *api) searchRows(ctx context.Context, name string, doc []byte) ([]byte, error) {
+	res, user, err := a.rowsOf(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	q, err := resource.ParseSearch(doc)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.Searcher.Prepare(ctx, res, q, page.MaxLimit)
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.Searcher.Run(ctx, "user:"+user.String(), func() (serving.Found, error) { return a.Resources.Search(ctx, user, p.Lookup) })
+	if err != nil {
+		return nil, err
+	}
+	return p.Body(found)
 }
 
 // rowsOf is whose rows of what a request is about.

@@ -58,6 +58,7 @@ var operations = map[string]permitted{
 	"resource-create": {rowHolders, 201, "/api/resources/tasks", `{"title":"new"}`},
 	"resource-update": {rowHolders, 200, "/api/resources/tasks/{task}", `{"title":"changed"}`},
 	"resource-delete": {rowHolders, 204, "/api/resources/tasks/{task}", ""},
+	"resource-search": {rowHolders, 200, "/api/resources/tasks/search", `{"query":"new"}`},
 	"resource-import": {admins, 200, "/api/resources/tasks/import?owner=target@example.org", `{"title":"new"}`},
 
 	"grant-create":  {admins, 201, "/api/federation/grants", `{"peer":"new","user":"target@example.org","scope":{"resources":["tasks"],"max_rows_per_query":1}}`},
@@ -83,6 +84,7 @@ var operations = map[string]permitted{
 	"peer-query-list":   {rowHolders, 403, "/api/federation/peers/home/resources/tasks", ""},
 	"federated-list":    {rowHolders, 200, "/api/federation/resources/tasks", ""},
 	"peer-capabilities": {rowHolders, 403, "/api/federation/peers/home/capabilities", ""},
+	"peer-query-search": {rowHolders, 403, "/api/federation/peers/home/resources/tasks/search", `{"query":"new"}`},
 	"peer-query-get":    {rowHolders, 403, "/api/federation/peers/home/resources/tasks/{task}", ""},
 
 	"audit-list": {readers, 200, "/api/federation/audit", ""},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,10 +20,11 @@ import (
 
 // The bounds of the work on one replica.
 const (
-	maxWorkers  = 2
+	maxWorkers  = 3 // embeddings may take one for long
 	taskTimeout = time.Minute
 	keepDone    = time.Hour // finished jobs are history, not data
 	stopWithin  = 3 * time.Second
+	wakeAgain   = 500 * time.Millisecond // while the task that is asked for is running
 )
 
 // taskArgs names a task; River stores it as the job's arguments.
@@ -61,6 +63,8 @@ func (w *worker) Timeout(*river.Job[taskArgs]) time.Duration { return taskTimeou
 // Runner runs tasks on one replica.
 type Runner struct {
 	client *river.Client[pgx.Tx]
+	woken  map[string]chan struct{}
+	log    *slog.Logger
 }
 
 // New returns a Runner of tasks on a pool.
@@ -85,7 +89,46 @@ func New(pool *pgxpool.Pool, tasks []upkeep.Task, log *slog.Logger) (*Runner, er
 	if err != nil {
 		return nil, fmt.Errorf("make job client: %w", err)
 	}
-	return &Runner{client: client}, nil
+	r := &Runner{client: client, woken: make(map[string]chan struct{}, len(tasks)), log: log}
+	for _, t := range tasks {
+		r.woken[t.Name] = make(chan struct{}, 1)
+	}
+	return r, nil
+}
+
+// Wake asks for a task now rather than with its next period. It never waits, and may be called often: one run serves
+// all who asked before it began.
+func (r *Runner) Wake(task string) {
+	select {
+	case r.woken[task] <- struct{}{}:
+	default: // asked for already, or not a task of this replica
+	}
+}
+
+// enqueue puts a task that was asked for into the queue. One that is running may have passed what it is asked for,
+// so it is enqueued as soon as it has ended.
+func (r *Runner) enqueue(ctx context.Context, task string) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.woken[task]:
+		}
+		for {
+			done, err := r.client.Insert(ctx, taskArgs{task}, nil)
+			if err != nil && ctx.Err() == nil {
+				r.log.WarnContext(ctx, "task not enqueued: it runs with its next period", "task", task, "error", err)
+			}
+			if err != nil || !done.UniqueSkippedAsDuplicate {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wakeAgain):
+			}
+		}
+	}
 }
 
 // Run works until ctx ends. Work under way gets a moment to finish; what is cut off is due again.
@@ -93,7 +136,12 @@ func (r *Runner) Run(ctx context.Context) error {
 	if err := r.client.Start(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("start jobs: %w", err)
 	}
+	var asked sync.WaitGroup
+	for task := range r.woken {
+		asked.Go(func() { r.enqueue(ctx, task) })
+	}
 	<-ctx.Done()
+	asked.Wait()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 	defer cancel()
 	if err := r.client.Stop(stop); err != nil {

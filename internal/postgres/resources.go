@@ -40,7 +40,15 @@ type Sealer interface {
 // Resources stores the rows this gateway's own users work with.
 type Resources struct {
 	*DB
-	Seal Sealer
+	Seal    Sealer
+	Written func() // told when rows were written that want an embedding; may be nil
+}
+
+// written tells that rows of a resource were.
+func (s *Resources) written(r scope.Resource) {
+	if s.Written != nil && resource.Embedded(r) {
+		s.Written()
+	}
 }
 
 // columns lists what a row of r is stored as, beside id, owner, team and times.
@@ -112,6 +120,9 @@ func (s *Resources) Create(ctx context.Context, row resource.Row, owner uuid.UUI
 			row.Resource, strings.Join(cols, ", "), placeholders(1, len(args)))
 		return tx.QueryRow(ctx, sql, args...).Scan(&doc)
 	})
+	if err == nil {
+		s.written(row.Resource)
+	}
 	return doc, err
 }
 
@@ -176,6 +187,9 @@ func (s *Resources) Import(ctx context.Context, res scope.Resource, owner, team 
 		e.SubjectUserID, e.Resource, e.RowsOut = u.ID, string(res), int(count)
 		return record(ctx, tx, e)
 	})
+	if err == nil {
+		s.written(res)
+	}
 	return count, err
 }
 
@@ -273,6 +287,9 @@ func (s *Resources) Update(ctx context.Context, patch resource.Row, user, id uui
 		` WHERE t.id = $2 AND t.owner_id = $1 AND `+visibleTo+` RETURNING t.doc`, args...).Scan(&doc)
 	if notFound(err) {
 		return nil, ErrRowNotFound
+	}
+	if err == nil {
+		s.written(patch.Resource)
 	}
 	return doc, fail(err, "update row")
 }

@@ -20,6 +20,7 @@ type Page struct {
 	Data    []json.RawMessage `json:"data"`
 	Sources []Source          `json:"sources"`
 	Page    PageInfo          `json:"page"`
+	Search  *SearchInfo       `json:"search,omitempty"` // of a search
 }
 
 // PageInfo bounds a page.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/resource"
 )
 
 // problem is a peer's RFC 9457 answer, as far as it is used here.
@@ -100,6 +101,10 @@ func queryRefusal(a Answer, name string) error {
 			return page.ErrCursorInvalid
 		case page.ErrUpdatedSinceInvalid.Code:
 			return page.ErrUpdatedSinceInvalid
+		case resource.ErrSearchInvalid.Code:
+			return resource.ErrSearchInvalid
+		case resource.ErrModeUnsupported.Code:
+			return resource.ErrModeUnsupported
 		}
 	case a.Status == 429:
 		return ErrRateLimited.With("%s answers no more requests of this grant for now", name).After(a.RetryAfter)

@@ -29,6 +29,8 @@ func (s *slowStore) Authorize(context.Context, Check) error {
 	return s.ask()
 }
 
+func (s *slowStore) Search(context.Context, SearchQuery) (Found, error) { return Found{}, s.ask() }
+
 func (l slowLimiter) Take(context.Context, ...grant.Bucket) (grant.Standing, error) {
 	time.Sleep(4 * time.Second)
 	return grant.Standing{Wait: l.wait}, nil

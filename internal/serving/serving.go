@@ -146,6 +146,7 @@ type Store interface {
 	Authorize(ctx context.Context, c Check) error
 	List(ctx context.Context, q ListQuery) (Rows, error)
 	Get(ctx context.Context, q GetQuery) (doc []byte, err error) // nil: not there, or not visible
+	Search(ctx context.Context, q SearchQuery) (Found, error)
 	// HangUp revokes the grant in one transaction with its audit row.
 	HangUp(ctx context.Context, c Check, act audit.Act) error
 }
@@ -175,17 +176,18 @@ type Hasher func(data []byte) []byte
 
 // Config is what a Service needs.
 type Config struct {
-	Store   Store
-	Audit   Recorder
-	Limiter Limiter
-	Cursors *page.Sealer
-	Hash    Hasher
-	Now     func() time.Time
-	Log     *slog.Logger
-	Refused *RefusedLately
-	CRL     func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
-	Touch   func(peerID uuid.UUID)                    // told of every peer that was answered
-	Observe Observe                                   // nil: nobody measures
+	Store    Store
+	Audit    Recorder
+	Limiter  Limiter
+	Cursors  *page.Sealer
+	Hash     Hasher
+	Now      func() time.Time
+	Log      *slog.Logger
+	Refused  *RefusedLately
+	CRL      func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
+	Touch    func(peerID uuid.UUID)                    // told of every peer that was answered
+	Observe  Observe                                   // nil: nobody measures
+	Searcher *Searcher
 }
 
 // Service answers federated requests.
@@ -206,16 +208,18 @@ type Caller struct {
 
 // run is one request on its way: what is known of it so far, for the audit row.
 type run struct {
-	s       *Service
-	caller  Caller
-	plan    Plan
-	planned bool // plan has been read
-	verb    string
-	res     string
-	query   []byte
-	started time.Time
-	lapped  time.Time
-	seen    Observation
+	s        *Service
+	caller   Caller
+	plan     Plan
+	planned  bool // plan has been read
+	verb     string
+	res      string
+	query    []byte
+	started  time.Time
+	lapped   time.Time
+	spent    bool           // counted against its limits
+	standing grant.Standing // after that
+	seen     Observation
 }
 
 func (s *Service) begin(c Caller, verb, res string, query []byte) *run {
@@ -244,17 +248,13 @@ func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out An
 	}
 	a, failed := r.attempt(ctx, work)
 	if !r.pays(failed) {
+		out.Limit = r.standing
 		return out, r.refuse(ctx, failed)
 	}
-	out.Limit, err = s.Limiter.Take(ctx, r.buckets()...)
-	r.lap(StepLimit)
-	switch {
-	case err != nil:
-	case out.Limit.Refused():
-		err = ErrRateLimited.After(out.Limit.Wait)
-	default:
+	if err = r.spend(ctx); err == nil {
 		err = failed
 	}
+	out.Limit = r.standing
 	if err != nil {
 		return out, r.refuse(ctx, err)
 	}
@@ -305,6 +305,21 @@ func (r *run) buckets() []grant.Bucket {
 		b = append(b, grant.Bucket{Name: "peer", ID: r.plan.PeerID.String(), Limit: *r.plan.PeerLimit})
 	}
 	return b
+}
+
+// spend counts the request against its limits, once: a request that costs more than a statement is counted before it
+// does.
+func (r *run) spend(ctx context.Context) (err error) {
+	if r.spent {
+		return nil
+	}
+	r.spent = true
+	r.standing, err = r.s.Limiter.Take(ctx, r.buckets()...)
+	r.lap(StepLimit)
+	if err == nil && r.standing.Refused() {
+		err = ErrRateLimited.After(r.standing.Wait)
+	}
+	return err
 }
 
 // refuse records a refusal, and returns it; if it cannot be recorded, nothing but that is said.

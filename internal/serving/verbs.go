@@ -141,6 +141,7 @@ type capabilities struct {
 type resourceVerbs struct {
 	Name  scope.Resource  `json:"name"`
 	Verbs []resource.Verb `json:"verbs"`
+	Modes []resource.Mode `json:"search_modes"`
 }
 
 type rateLimit struct {
@@ -168,7 +169,9 @@ func (s *Service) Capabilities(ctx context.Context, c Caller) (Answer, error) {
 			Certificate: certificateDates{c.Identity.Serial, c.Identity.NotBefore, c.Identity.NotAfter},
 		}
 		for _, res := range p.Scope.Resources {
-			out.Resources = append(out.Resources, resourceVerbs{Name: res, Verbs: []resource.Verb{resource.List, resource.Get}})
+			out.Resources = append(out.Resources, resourceVerbs{
+				Name: res, Verbs: []resource.Verb{resource.List, resource.Get, resource.Search}, Modes: resource.Modes(res),
+			})
 		}
 		body, err := json.Marshal(out)
 		return answer{body: body}, err

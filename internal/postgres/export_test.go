@@ -1,0 +1,14 @@
+package postgres
+
+import "github.com/mosaicstack/gateway/internal/serving"
+
+// ServingSearchSQL is the statement of a peer's search, for tests that look at it.
+func ServingSearchSQL(q serving.SearchQuery) (string, []any) { return peerSearch(q) }
+
+// SearchSQL is the statement of a peer's search without teams.
+func SearchSQL(l serving.Lookup) string {
+	q := serving.SearchQuery{Lookup: l}
+	q.Filter.IncludePersonal = true
+	sql, _ := peerSearch(q)
+	return sql
+}
