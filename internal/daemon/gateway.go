@@ -150,9 +150,10 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog,
 		Enroll: enroll.New(enroll.Config{
 			Store: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
-			Guesses: limit.Fixed{Limiter: g.limits.strangers, Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Limit: tryLimit},
+			Guesses: limit.PerAddress{Limiter: g.limits.strangers, Name: "enrollment", Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Name: "tries", Limit: tryLimit},
 			Random: rand.Reader, Log: c.log,
 		}),
+		Guesses:     limit.PerAddress{Limiter: g.limits.strangers, Name: "token", Limit: guessLimit},
 		Credentials: g.credentials, Adder: adder, Querying: query, Searcher: searcher,
 		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL, CRL: crl.get,
 		MCP: mcp.Handler(query, c.version, httpapi.CallerOf), Origin: c.settings.CORSOrigin,

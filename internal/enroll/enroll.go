@@ -12,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
-	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
@@ -181,23 +180,10 @@ func (s *Service) Look(ctx context.Context, token, remoteAddress string) (View, 
 // guessed counts a miss against the address and turns it into ErrRateLimited when there were too many. Tries
 // with a live token never come here, so a neighbour behind the same address cannot lock its holder out.
 func (s *Service) guessed(ctx context.Context, address string, miss error) error {
-	if err := s.limited(ctx, s.Guesses, "guess:"+network(address)); err != nil {
+	if err := s.limited(ctx, s.Guesses, address); err != nil {
 		return err
 	}
 	return miss
-}
-
-// network is what one guesser has: an IPv4 address, or the /64 that an IPv6 customer is given (RFC 6177).
-func network(address string) string {
-	a, err := netip.ParseAddr(address)
-	if err != nil || a.Unmap().Is4() {
-		return address
-	}
-	prefix, err := a.WithZone("").Prefix(64)
-	if err != nil {
-		return address
-	}
-	return prefix.String()
 }
 
 func (s *Service) limited(ctx context.Context, l Limiter, key string) error {

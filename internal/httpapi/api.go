@@ -46,6 +46,7 @@ type Config struct {
 	Keyring     Keyring
 	MCP         http.Handler // the tools for assistants' sessions; nil has none
 	Health      Health
+	Guesses     Limiter // per client address: tokens that open nothing
 
 	CRL           func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
 	PublicURL     string                                    // where people reach this API; enrollment URLs begin with it

@@ -2,9 +2,11 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"golang.org/x/sys/unix"
@@ -96,15 +98,36 @@ func (a *api) caller(r *http.Request) (account.Principal, error) {
 	if !ok || !strings.EqualFold(scheme, "Bearer") {
 		return account.Principal{}, errUnauthenticated
 	}
+	var u account.User
 	hash, err := account.HashToken(strings.TrimSpace(token))
-	if err != nil {
-		return account.Principal{}, err
+	if err == nil {
+		u, err = a.Accounts.Authenticate(r.Context(), hash)
 	}
-	u, err := a.Accounts.Authenticate(r.Context(), hash)
+	if errors.Is(err, account.ErrTokenInvalid) {
+		err = a.guessed(r.Context(), err)
+	}
 	if err != nil {
 		return account.Principal{}, err
 	}
 	return account.TokenPrincipal(u), nil
+}
+
+// Limiter answers zero and counts the event, or answers how long to wait and counts nothing.
+type Limiter interface {
+	Allow(ctx context.Context, key string) (time.Duration, error)
+}
+
+// guessed counts a token that opens nothing against the client's address. One that does never comes here: neighbours
+// behind the same address cannot lock its holder out.
+func (a *api) guessed(ctx context.Context, miss error) error {
+	wait, err := a.Guesses.Allow(ctx, edge.ClientAddress(ctx))
+	if err != nil {
+		return err
+	}
+	if wait > 0 {
+		return errGuessing.After(wait)
+	}
+	return miss
 }
 
 // permissionKey is where an operation names what its caller needs to be allowed.

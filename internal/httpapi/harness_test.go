@@ -155,13 +155,14 @@ func newAPI(t *testing.T, change ...func(*httpapi.Config)) *api {
 		Enroll: enroll.New(enroll.Config{
 			Store: &postgres.Enrollment{DB: db}, CA: ca, Profile: identity.Profile{Arcs: []identity.Arc{identity.DefaultArc}, Host: "fed.example"},
 			FederationURL: "https://fed.example", Random: rand.Reader, Log: log,
-			Guesses: limit.Fixed{Limiter: limiter, Limit: guesses}, Tries: limit.Fixed{Limiter: limiter, Limit: tries},
+			Guesses: limit.PerAddress{Limiter: limiter, Name: "enrollment", Limit: guesses}, Tries: limit.Fixed{Limiter: limiter, Limit: tries},
 		}),
 		Adder: querying.NewAdder(querying.AdderConfig{
 			Store: credentials, Enroller: &remote.Enroller{}, Client: client, Keys: keys, Random: rand.Reader, Now: time.Now,
 		}),
 		Searcher: serving.NewSearcher(embed.Hash{}),
 		Querying: querying.New(querying.Config{Finder: credentials, Client: client, Keys: keys, Audit: direct{auditLog}, Hash: hash, Now: time.Now}),
+		Guesses:  limit.PerAddress{Limiter: limiter, Name: "token", Limit: guesses},
 		Cursors:  page.New(keys.AEAD("cursor")), Keyring: a.keyring, Health: healthy{}, PublicURL: "https://gw.example",
 		CAFingerprint: func(context.Context) (string, error) { return "00", nil },
 		Version:       "test", Now: time.Now, Log: log,

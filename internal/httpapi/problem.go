@@ -43,6 +43,10 @@ var (
 		Kind: fault.Unauthenticated, Code: "unauthenticated", Detail: "this needs an API token",
 		Hint: "send Authorization: Bearer TOKEN; an admin makes one with: mosaic token create --user USER",
 	}
+	errGuessing = &fault.Fault{
+		Kind: fault.RateLimited, Code: "rate_limited", Detail: "too many API tokens that open nothing came from this address",
+		Hint: "wait as long as Retry-After says; a token that is accepted is not held up by this",
+	}
 	errForbidden = &fault.Fault{
 		Kind: fault.Forbidden, Code: "forbidden", Detail: "your role does not allow this",
 		Hint: "ask an admin",

@@ -145,11 +145,12 @@ type Taker interface {
 // Fixed is one limit of its own, for things that are limited alike for everybody.
 type Fixed struct {
 	Limiter Taker
+	Name    string // of what is limited
 	Limit   grant.Limit
 }
 
 // Allow answers zero and counts the event, or answers how long to wait and counts nothing.
 func (f Fixed) Allow(ctx context.Context, key string) (time.Duration, error) {
-	s, err := f.Limiter.Take(ctx, grant.Bucket{Name: "fixed", ID: key, Limit: f.Limit})
+	s, err := f.Limiter.Take(ctx, grant.Bucket{Name: f.Name, ID: key, Limit: f.Limit})
 	return s.Wait, err
 }

@@ -1,0 +1,56 @@
+package httpapi_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/mosaicstack/gateway/internal/account"
+	"github.com/mosaicstack/gateway/internal/httpapi"
+)
+
+func TestWrongTokensAreLimitedPerAddressAndGoodOnesAreNot(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.user("ada@example.org", account.Admin)
+	good, _ := a.token("ada@example.org")
+	wrong := func(n int) answer {
+		switch n % 3 {
+		case 0:
+			return a.ask(http.MethodGet, a.url+"/api/users", "", "Authorization", "Bearer garbage")
+		case 1:
+			return a.ask(http.MethodPost, a.url+"/api/users", `{}`, "Authorization", "Bearer "+good+"x", "Content-Type", jsonType)
+		}
+		return a.ask(http.MethodGet, a.url+"/api/tokens", "", "Authorization", "Bearer "+account.TokenPrefix+fmt.Sprintf("%042dA", n))
+	}
+	a.drained(guesses, wrong, func(_ int, got answer) { a.wantCode(got, http.StatusUnauthorized, "token_invalid") })
+	for n := range 3 {
+		a.wantWait(wrong(n))
+	}
+	for range 40 {
+		if got := a.ask(http.MethodGet, a.url+"/api/users", "", "Authorization", "Bearer "+good); got.status != http.StatusOK {
+			t.Fatalf("the good token of the same address: %d %s", got.status, got.body)
+		}
+	}
+	for range 40 { // no token is no guess
+		a.wantCode(a.ask(http.MethodGet, a.url+"/api/users", ""), http.StatusUnauthorized, "unauthenticated")
+	}
+	// Enrollment tokens are guessed at elsewhere.
+	a.wantCode(a.ask(http.MethodGet, a.enrollment(guess(1)), ""), http.StatusNotFound, "enrollment_token_unknown")
+}
+
+func TestWrongTokensCountForTheClientBehindATrustedProxy(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, func(c *httpapi.Config) {
+		c.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	})
+	from := func(client string) answer {
+		return a.ask(http.MethodGet, a.url+"/api/users", "", "Authorization", "Bearer garbage", "X-Forwarded-For", client)
+	}
+	invalid := func(_ int, got answer) { a.wantCode(got, http.StatusUnauthorized, "token_invalid") }
+	a.drained(guesses, func(n int) answer { return from("2001:db8:1:2::" + strings.Repeat("f", 1+n%4)) }, invalid)
+	invalid(0, from("2001:db8:1:3::1"))
+	invalid(0, from("203.0.113.8"))
+}
