@@ -101,7 +101,7 @@ func (c *cluster) startValkey() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := startTied(cmd); err != nil {
 		c.t.Fatal(err)
 	}
 	c.valkey = cmd
@@ -139,7 +139,7 @@ func (c *cluster) launch(name string, env ...string) *gatewayProcess {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := g.cmd.Start(); err != nil {
+	if err := startTied(g.cmd); err != nil {
 		c.t.Fatal(err)
 	}
 	ready := make(chan []byte, 1)

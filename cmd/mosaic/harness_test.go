@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -61,6 +62,27 @@ func (l *logs) String() string {
 	return l.b.String()
 }
 
+// parent is the one OS thread that starts the processes which must not outlive the tests. The kernel takes the end of
+// the thread for the death of the parent (Pdeathsig, prctl(2)), and threads do end: devstack lets go of those whose
+// identity it changed. One that had started another test's replica would take it along.
+var parent = sync.OnceValue(func() chan<- func() {
+	starts := make(chan func())
+	go func() {
+		runtime.LockOSThread() // it ends with the process
+		for start := range starts {
+			start()
+		}
+	}()
+	return starts
+})
+
+// startTied starts a process that ends with this one.
+func startTied(cmd *exec.Cmd) error {
+	started := make(chan error, 1)
+	parent() <- func() { started <- cmd.Start() }
+	return <-started
+}
+
 // startGateway runs a gateway on dir and free ports until it serves. It ends with the test.
 func startGateway(t *testing.T, dir string, flags ...string) *gatewayProcess {
 	t.Helper()
@@ -92,7 +114,7 @@ func launch(dir string, flags ...string) (*gatewayProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.cmd.Start(); err != nil {
+	if err := startTied(g.cmd); err != nil {
 		return nil, err
 	}
 	// The document on stdout is the gateway's own word that it serves.
@@ -340,6 +362,20 @@ func (g *gatewayProcess) enrol(e enrollmentDoc) *peerClient {
 // client asks with a certificate. It keeps its connection.
 func (g *gatewayProcess) client(issued issuedDoc, key *ecdsa.PrivateKey) *peerClient {
 	g.t.Helper()
+	cert, roots, err := keyPair(issued, key)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{
+		RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
+		ClientSessionCache: tls.NewLRUClientSessionCache(8),
+	}}
+	g.t.Cleanup(transport.CloseIdleConnections)
+	return &peerClient{t: g.t, issued: issued, http: &http.Client{Transport: transport, Timeout: 15 * time.Second}, base: g.FederationURL + "/federation/v1"}
+}
+
+// keyPair is what a client needs of an enrollment's answer: its certificate with the chain, and whom to trust.
+func keyPair(issued issuedDoc, key *ecdsa.PrivateKey) (tls.Certificate, *x509.CertPool, error) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(issued.CARoot))
 	cert := tls.Certificate{PrivateKey: key}
@@ -350,12 +386,12 @@ func (g *gatewayProcess) client(issued issuedDoc, key *ecdsa.PrivateKey) *peerCl
 		}
 		cert.Certificate = append(cert.Certificate, block.Bytes)
 	}
-	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{
-		RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13,
-		ClientSessionCache: tls.NewLRUClientSessionCache(8),
-	}}
-	g.t.Cleanup(transport.CloseIdleConnections)
-	return &peerClient{t: g.t, issued: issued, http: &http.Client{Transport: transport, Timeout: 15 * time.Second}, base: g.FederationURL + "/federation/v1"}
+	if len(cert.Certificate) == 0 {
+		return cert, nil, errors.New("no certificate in the answer")
+	}
+	var err error
+	cert.Leaf, err = x509.ParseCertificate(cert.Certificate[0])
+	return cert, roots, err
 }
 
 func (p *peerClient) get(path string) answer {

@@ -43,7 +43,7 @@ func startWith(t *testing.T, dir string, env []string, flags ...string) *gateway
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.cmd.Start(); err != nil {
+	if err := startTied(g.cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
