@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"context"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mosaicstack/gateway/internal/audit"
@@ -126,10 +128,40 @@ func (s *Peers) Change(ctx context.Context, ref string, t Transition, reason str
 	return out, err
 }
 
-// Remove deletes a peer, its grants and our credentials at it. Its audit rows stay.
+// How many audit rows forget a removed peer in one transaction, and how long all of them may take.
+const (
+	unlinkRows   = 2000
+	unlinkWithin = 10 * time.Minute
+)
+
+// Remove deletes a peer, its grants and our credentials at it. Its audit rows stay, and lose only the reference.
+//
+// A DELETE alone would change every audit row of the peer in one transaction, and whoever records an answer to the peer
+// would wait for it. So the peer is revoked first, then its audit rows forget it in portions, and the DELETE finds
+// few left. It goes on when the caller has gone; when it is interrupted, the peer is revoked, and Remove goes on where
+// it was.
 func (s *Peers) Remove(ctx context.Context, ref string, act audit.Act) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlinkWithin)
+	defer cancel()
+	var p peer.Peer
+	err := s.inTx(ctx, "remove peer", func(tx pgx.Tx) (err error) {
+		if p, err = findPeer(ctx, tx, ref, "FOR NO KEY UPDATE"); err != nil || p.State == peer.Revoked {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `UPDATE federation_peers SET state = 'revoked', revoked_at = coalesce(revoked_at, now()), updated_at = now(), version = version + 1
+			WHERE id = $1`, p.ID); err != nil {
+			return err
+		}
+		return revokeGrantsOf(ctx, tx, p.ID, "peer removed")
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.unlinkRows(ctx, p.ID); err != nil {
+		return err
+	}
 	return s.inTx(ctx, "remove peer", func(tx pgx.Tx) error {
-		p, err := findPeer(ctx, tx, ref, "FOR UPDATE")
+		p, err := findPeer(ctx, tx, p.ID.String(), "FOR UPDATE")
 		if err != nil {
 			return err
 		}
@@ -141,4 +173,24 @@ func (s *Peers) Remove(ctx context.Context, ref string, act audit.Act) error {
 		_, err = tx.Exec(ctx, `DELETE FROM federation_peers WHERE id = $1`, p.ID)
 		return err
 	})
+}
+
+// unlinkRows makes the audit rows of a peer forget it, newest first. It goes down in time, so that no portion walks
+// again through the index entries that the ones before it have left behind.
+func (s *Peers) unlinkRows(ctx context.Context, id uuid.UUID) error {
+	at := time.Now().Add(24 * time.Hour) // whose clock is further ahead leaves rows for the DELETE
+	for {
+		var n int
+		var last *time.Time
+		if err := s.pool.QueryRow(ctx, `WITH gone AS (UPDATE federation_audit_log a SET peer_id = NULL
+			FROM (SELECT created_at, id FROM federation_audit_log WHERE peer_id = $1 AND created_at <= $3 ORDER BY created_at DESC LIMIT $2) b
+			WHERE a.created_at = b.created_at AND a.id = b.id RETURNING a.created_at)
+			SELECT count(*), min(created_at) FROM gone`, id, unlinkRows, at).Scan(&n, &last); err != nil {
+			return fail(err, "unlink audit rows")
+		}
+		if n < unlinkRows {
+			return nil
+		}
+		at = *last
+	}
 }
