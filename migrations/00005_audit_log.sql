@@ -35,7 +35,14 @@ CREATE TABLE federation_audit_checkpoints (
     note       text NOT NULL
 );
 
+-- What retention has dropped, and the audit row that says so.
+CREATE TABLE federation_audit_retention (
+    dropped_before timestamptz PRIMARY KEY,
+    row_id         uuid NOT NULL,
+    row_created_at timestamptz NOT NULL
+);
+
 -- +goose Down
-DROP TABLE federation_audit_checkpoints, federation_audit_keys, federation_audit_batches;
+DROP TABLE federation_audit_retention, federation_audit_checkpoints, federation_audit_keys, federation_audit_batches;
 DROP INDEX federation_audit_log_unsequenced;
 ALTER TABLE federation_audit_log DROP COLUMN leaf_index, DROP COLUMN log_id;

@@ -38,7 +38,7 @@ func (e entryDoc) outcome() string {
 }
 
 func (a *app) audit() *cobra.Command {
-	return a.group("audit", "Who asked what, and what they were told", a.auditList())
+	return a.group("audit", "Who asked what, and what they were told", a.auditList(), a.auditExport(), a.auditVerify(), a.auditCheckpoint(), a.auditKey())
 }
 
 func (a *app) auditList() *cobra.Command {

@@ -49,6 +49,7 @@ type Config struct {
 	AutoMigrate bool        `env:"MOSAIC_AUTO_MIGRATE" envDefault:"false" tiers:"standalone,federated" doc:"true lets a replica bring the schema up to date before it serves"`
 	Keyset      seal.Secret `env:"MOSAIC_SEAL_KEYSET" doc:"the sealing keys: a Tink keyset in JSON, as gateway dev keeps one in seal-keyset.json"`
 	AuthSecret  seal.Secret `env:"BETTER_AUTH_SECRET" doc:"derives the sealing key when there is no keyset; 32 bytes or more"`
+	AuditMonths uint16      `env:"MOSAIC_AUDIT_RETENTION_MONTHS" envDefault:"0" doc:"whole months of audit rows that are kept beside the present one; older ones are dropped, and 0 keeps all"`
 
 	ValkeyURL      seal.Secret `env:"VALKEY_URL" tiers:"federated" doc:"limits and cache that all replicas share: redis://[user:password@]host:port/db, rediss:// or unix://"`
 	FederationPort uint16      `env:"MOSAIC_FEDERATION_PORT" envDefault:"3443" tiers:"federated" doc:"port of the mTLS listener, on every address; 0 picks a free one"`

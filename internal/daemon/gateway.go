@@ -66,6 +66,7 @@ type gateway struct {
 	resources     *postgres.Resources
 	log           *slog.Logger
 	writer        *audit.Writer
+	notary        *audit.Notary
 	health        *health
 	limits        limits
 	certificate   certificateSource
@@ -128,8 +129,10 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		return nil, err
 	}
 	searcher := serving.NewSearcher(embedder)
+	g.notary = audit.NewNotary(audit.NotaryConfig{Ledger: g.auditLog, Ring: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log})
 	keeper := upkeep.New(upkeep.Config{
 		Store: &postgres.Upkeep{DB: c.db}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
+		Checkpoint: g.notary.Keep, AuditMonths: int(c.settings.AuditMonths),
 	})
 	if g.jobs, err = jobs.New(c.db.Pool(), append(keeper.Tasks(), embeddings.Task()), c.log); err != nil {
 		return nil, err
@@ -147,7 +150,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	})
 	adder, query := g.newQuerying(hash)
 	g.api = httpapi.New(httpapi.Config{
-		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog,
+		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog, Notary: g.notary, Record: g.writer,
 		Enroll: enroll.New(enroll.Config{
 			Store: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
 			Guesses: limit.PerAddress{Limiter: g.limits.strangers, Name: "enrollment", Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Name: "tries", Limit: tryLimit},
@@ -196,6 +199,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	defer stopBackground()
 	var base errgroup.Group
 	base.Go(func() error { return g.writer.Run(background) })
+	base.Go(func() error { return g.notary.Run(background) })
 	base.Go(func() error { return g.noteTouches(background) })
 	base.Go(func() error { return g.health.run(background) })
 	base.Go(func() error { return g.limits.run(background) })

@@ -18,6 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/mosaicstack/gateway/internal/account"
+	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/edge"
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fault"
@@ -38,6 +39,8 @@ type Config struct {
 	Peers       *postgres.Peers
 	Credentials *postgres.Credentials
 	Audit       *postgres.AuditLog
+	Notary      Notary
+	Record      Recorder
 	Enroll      *enroll.Service
 	Adder       *querying.Adder
 	Querying    *querying.Service
@@ -114,8 +117,11 @@ func hiddenDocs(c huma.Config) huma.Config {
 
 // schemaName names a type in the API's description. Two types of ours are called Problem.
 func schemaName(t reflect.Type, hint string) string {
-	if t == reflect.TypeFor[fault.Problem]() {
+	switch t {
+	case reflect.TypeFor[fault.Problem]():
 		return "FieldProblem"
+	case reflect.TypeFor[audit.Row]():
+		return "AuditRow"
 	}
 	return huma.DefaultSchemaNamer(t, hint)
 }

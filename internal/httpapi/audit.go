@@ -2,9 +2,7 @@ package httpapi
 
 import (
 	"context"
-	"encoding/hex"
 	"net/http"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -13,43 +11,6 @@ import (
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/postgres"
 )
-
-// entryBody is an audit row on the wire. Ids that do not apply are null.
-type entryBody struct {
-	ID             uuid.UUID       `json:"id"`
-	RequestID      string          `json:"request_id"`
-	Direction      audit.Direction `json:"direction"`
-	Actor          string          `json:"actor"`
-	PeerID         *uuid.UUID      `json:"peer_id" doc:"null when the peer is gone; peer_ref and peer_name stay"`
-	PeerRef        *uuid.UUID      `json:"peer_ref"`
-	PeerName       string          `json:"peer_name"`
-	GrantID        *uuid.UUID      `json:"grant_id"`
-	SubjectUserID  *uuid.UUID      `json:"subject_user_id"`
-	Fingerprint    string          `json:"certificate_fingerprint"`
-	RemoteAddress  string          `json:"remote_address"`
-	Verb           string          `json:"verb"`
-	Resource       string          `json:"resource"`
-	StatusCode     int             `json:"status_code"`
-	Outcome        audit.Outcome   `json:"outcome"`
-	DeniedReason   string          `json:"denied_reason"`
-	Detail         string          `json:"detail"`
-	QueryHash      string          `json:"query_hash"`
-	RowsOut        int             `json:"rows_out"`
-	BytesOut       int64           `json:"bytes_out"`
-	DurationMicros int64           `json:"duration_us"`
-	Occurrences    int             `json:"occurrences"`
-	CreatedAt      time.Time       `json:"created_at"`
-}
-
-func toEntry(e audit.Entry) entryBody {
-	return entryBody{
-		ID: e.ID, RequestID: e.RequestID, Direction: e.Direction, Actor: e.Actor, PeerID: orNull(e.PeerID), PeerRef: orNull(e.PeerRef),
-		PeerName: e.PeerName, GrantID: orNull(e.GrantID), SubjectUserID: orNull(e.SubjectUserID), Fingerprint: hex.EncodeToString(e.Fingerprint),
-		RemoteAddress: e.RemoteAddress, Verb: e.Verb, Resource: e.Resource, StatusCode: e.StatusCode, Outcome: e.Outcome, DeniedReason: e.DeniedReason,
-		Detail: e.Detail, QueryHash: hex.EncodeToString(e.QueryHash), RowsOut: e.RowsOut, BytesOut: e.BytesOut,
-		DurationMicros: e.Duration.Microseconds(), Occurrences: e.Occurrences, CreatedAt: e.CreatedAt,
-	}
-}
 
 func orNull(id uuid.UUID) *uuid.UUID {
 	if id == uuid.Nil {
@@ -66,7 +27,7 @@ func (a *api) audit() {
 		User   string `query:"user" doc:"id or email of the subject"`
 	}
 	type auditPage struct {
-		Data []entryBody `json:"data"`
+		Data []audit.Row `json:"data"`
 		Page pageBody    `json:"page"`
 	}
 	register(a, operation(http.MethodGet, "/api/federation/audit", "audit-list", "List the audit log, newest first", "audit", account.AuditRead),
@@ -94,7 +55,7 @@ func (a *api) audit() {
 			if err != nil {
 				return nil, err
 			}
-			o := auditPage{Data: []entryBody{}, Page: pageBody{Limit: limit}}
+			o := auditPage{Data: []audit.Row{}, Page: pageBody{Limit: limit}}
 			if len(entries) > limit {
 				entries = entries[:limit]
 				last := entries[limit-1]
@@ -105,8 +66,9 @@ func (a *api) audit() {
 				o.Page.NextCursor = &cursor
 			}
 			for _, e := range entries {
-				o.Data = append(o.Data, toEntry(e))
+				o.Data = append(o.Data, e.Row())
 			}
 			return answer(o, nil)
 		})
+	a.auditProof()
 }

@@ -152,6 +152,7 @@ func newAPI(t *testing.T, change ...func(*httpapi.Config)) *api {
 	hash := func(b []byte) []byte { return keys.MAC("query", b) }
 	a.config = httpapi.Config{
 		Accounts: a.accounts, Resources: a.resources, Grants: a.grants, Peers: &postgres.Peers{DB: db}, Credentials: credentials, Audit: auditLog,
+		Record: direct{auditLog}, Notary: audit.NewNotary(audit.NotaryConfig{Ledger: auditLog, Ring: keys, Random: rand.Reader, Now: time.Now, Log: log}),
 		Enroll: enroll.New(enroll.Config{
 			Store: &postgres.Enrollment{DB: db}, CA: ca, Profile: identity.Profile{Arcs: []identity.Arc{identity.DefaultArc}, Host: "fed.example"},
 			FederationURL: "https://fed.example", Random: rand.Reader, Log: log,

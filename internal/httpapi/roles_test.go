@@ -87,7 +87,10 @@ var operations = map[string]permitted{
 	"peer-query-search": {rowHolders, 403, "/api/federation/peers/home/resources/tasks/search", `{"query":"new"}`},
 	"peer-query-get":    {rowHolders, 403, "/api/federation/peers/home/resources/tasks/{task}", ""},
 
-	"audit-list": {readers, 200, "/api/federation/audit", ""},
+	"audit-list":       {readers, 200, "/api/federation/audit", ""},
+	"audit-export":     {readers, 200, "/api/federation/audit/export", ""},
+	"audit-checkpoint": {readers, 200, "/api/federation/audit/checkpoint", ""},
+	"audit-key":        {readers, 200, "/api/federation/audit/key", ""},
 
 	"keyring-show":   {admins, 200, "/api/keyring", ""},
 	"keyring-rotate": {admins, 204, "/api/keyring/rotate", ""},

@@ -79,9 +79,3 @@ func scanEntry(row pgx.CollectableRow) (audit.Entry, error) {
 		&e.RowsOut, &e.BytesOut, &e.Duration, &e.Occurrences, &e.CreatedAt, &e.LogID, &e.LeafIndex)
 	return e, err
 }
-
-// EnsurePartitions makes the audit partitions of this month and the next three.
-func (l *AuditLog) EnsurePartitions(ctx context.Context) error {
-	_, err := l.pool.Exec(ctx, `SELECT ensure_audit_partitions((now() AT TIME ZONE 'UTC')::date, 3)`)
-	return fail(err, "make audit partitions")
-}

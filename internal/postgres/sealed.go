@@ -17,6 +17,7 @@ type Sealed struct{ *DB }
 var sealedColumns = [...]struct{ table, column string }{
 	{"credentials", "secret_sealed"},
 	{"federation_credentials", "client_key_pem"},
+	{"federation_audit_keys", "private_key_sealed"},
 }
 
 // SealedRows counts the rows that are sealed under each key.

@@ -46,6 +46,8 @@ type Store interface {
 	ForgetAnswers(ctx context.Context) (int64, error)
 	// EnsurePartitions makes the audit partitions of the months ahead.
 	EnsurePartitions(ctx context.Context) error
+	// DropAuditRows drops the audit partitions of the months before the last so many, and says how many.
+	DropAuditRows(ctx context.Context, months int) (int64, error)
 }
 
 // Revoker is what upkeep needs of the CA.
@@ -73,6 +75,11 @@ type Config struct {
 	Ring   Ring
 	CA     Revoker
 	Log    *slog.Logger
+
+	// Checkpoint signs how far the audit logs have come.
+	Checkpoint func(ctx context.Context) error
+	// AuditMonths is how many whole months of audit rows are kept beside the present one; zero keeps all.
+	AuditMonths int
 }
 
 // Keeper does the tasks.
@@ -105,6 +112,8 @@ func (k *Keeper) Tasks() []Task {
 		{"expire-grants", 15 * time.Second, counted("expire-grants", k.Store.ExpireGrants)},
 		{"forget-answers", time.Minute, counted("forget-answers", k.Store.ForgetAnswers)},
 		{"audit-partitions", time.Hour, k.Store.EnsurePartitions},
+		{"audit-checkpoint", 30 * time.Second, k.Checkpoint},
+		{"audit-retention", 10 * time.Minute, counted("audit-retention", k.DropAuditRows)},
 		{"reseal", 10 * time.Second, counted("reseal", k.Reseal)},
 	}
 }
@@ -150,6 +159,14 @@ func (k *Keeper) Reseal(ctx context.Context) (int64, error) {
 		}
 	}
 	return total, ctx.Err()
+}
+
+// DropAuditRows drops what is older than is kept.
+func (k *Keeper) DropAuditRows(ctx context.Context) (int64, error) {
+	if k.AuditMonths == 0 {
+		return 0, nil
+	}
+	return k.Store.DropAuditRows(ctx, k.AuditMonths)
 }
 
 // backOff doubles from ten seconds up to an hour.
