@@ -43,4 +43,4 @@ bench: setup-test
 
 # The storms and crash matrices that make test runs small, long.
 torture: setup-test
-	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m ./internal/enroll
+	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m ./internal/enroll ./internal/postgres

@@ -247,7 +247,7 @@ func (s *Resources) List(ctx context.Context, res scope.Resource, user uuid.UUID
 		start, id = after.UpdatedAt.UTC().Format(time.RFC3339Nano), after.ID
 	}
 	if !since.IsZero() {
-		from = since.UTC().Format(time.RFC3339Nano)
+		from = notBefore(since)
 	}
 	rows, err := s.pool.Query(ctx, sql, user, start, id, from, limit+1)
 	if err != nil {

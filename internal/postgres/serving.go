@@ -132,7 +132,7 @@ func (s *Serving) List(ctx context.Context, q serving.ListQuery) (serving.Rows, 
 	after, since := "infinity", "-infinity"
 	args = append(args, q.Fingerprint[:], q.GrantID, q.UserID, q.Version)
 	if !q.Since.IsZero() {
-		since = q.Since.UTC().Format(time.RFC3339Nano)
+		since = notBefore(q.Since)
 	}
 	id := firstID
 	if !q.After.UpdatedAt.IsZero() {
@@ -153,6 +153,16 @@ func (s *Serving) List(ctx context.Context, q serving.ListQuery) (serving.Rows, 
 	defer rows.Close()
 	page, err := joinDocs(rows, q.Rows, q.MaxBytes)
 	return page, fail(err, "list "+string(q.Resource))
+}
+
+// notBefore writes a lower bound. PostgreSQL would round it to the nearest of its microseconds, and let a row of just
+// before it in.
+func notBefore(t time.Time) string {
+	micros := t.UTC().Truncate(time.Microsecond)
+	if micros.Before(t) {
+		micros = micros.Add(time.Microsecond)
+	}
+	return micros.Format(time.RFC3339Nano)
 }
 
 // padded rounds the number of teams up to a power of two, so that few shapes of the statement are prepared.
@@ -199,7 +209,7 @@ func joinDocs(rows pgx.Rows, limit, maxBytes int) (serving.Rows, error) {
 		switch {
 		case out.Count == limit:
 			out.More = true
-		case out.Count > 0 && len(out.Docs)+len(raw[0]) > maxBytes:
+		case out.Count > 0 && len(out.Docs)+len(",")+len(raw[0]) > maxBytes:
 			out.More, out.Cut = true, true
 		}
 		if out.More {

@@ -28,8 +28,9 @@ import (
 
 // The bounds of an answer.
 const (
-	maxAnswerBytes = 8 << 20
-	maxPlans       = 10_000 // grants whose parsed scope is kept
+	maxAnswerBytes   = 8 << 20
+	maxEnvelopeBytes = page.MaxCursorLen + 128 // of a list, what is around its rows
+	maxPlans         = 10_000                  // grants whose parsed scope is kept
 )
 
 // What a federated request can be refused with. Each is problem+json after the handshake.

@@ -61,7 +61,7 @@ func (s *Service) parseList(p Plan, q ListRequest) (lq ListQuery, capped bool, e
 	if err != nil {
 		return lq, false, err
 	}
-	lq = ListQuery{Resource: res, Filter: p.Scope.Filter(res), Since: since, MaxBytes: maxAnswerBytes}
+	lq = ListQuery{Resource: res, Filter: p.Scope.Filter(res), Since: since, MaxBytes: maxAnswerBytes - maxEnvelopeBytes}
 	if q.Cursor != "" {
 		if lq.After, err = s.Cursors.Open(q.Cursor, binding(p, q)); err != nil {
 			return lq, false, err
