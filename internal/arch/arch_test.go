@@ -97,6 +97,7 @@ var owners = []struct {
 	{"go.step.sm/crypto", caPackages(), "the CA can be replaced"},
 	{"github.com/danielgtaylor/huma", []string{"internal/httpapi"}, "the framework stays at the edge"},
 	{"github.com/caarlos0/env", []string{"internal/config"}, "settings are read in one place"},
+	{"github.com/sony/gobreaker", []string{"internal/remote"}, "peers are left alone in one place"},
 	{"github.com/modelcontextprotocol/go-sdk", []string{"internal/mcp"}, "the protocol stays at the edge"},
 	{"github.com/spf13/cobra", []string{"internal/cli"}, "the framework stays at the edge"},
 	{"github.com/sony/gobreaker", []string{"internal/embed"}, "circuits belong to the one who calls"},

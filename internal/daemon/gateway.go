@@ -259,7 +259,7 @@ func drain(s *http.Server) error {
 
 // newQuerying makes the half of the gateway that asks others.
 func (g *gateway) newQuerying(hash querying.Hasher) (*querying.Adder, *querying.Service) {
-	client := remote.NewClient()
+	client := remote.NewPatient(remote.NewClient(), g.now)
 	adder := querying.NewAdder(querying.AdderConfig{
 		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring.ring, Random: rand.Reader, Now: g.now,
 	})

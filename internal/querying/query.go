@@ -251,7 +251,7 @@ func (r *run) list(p ListParams) (Call, error) {
 			query.Set(name, value)
 		}
 	}
-	return Call{Method: http.MethodGet, Path: apiPath + r.resource, Query: query}, nil
+	return Call{Method: http.MethodGet, Path: apiPath + r.resource, Query: query, Repeatable: true}, nil
 }
 
 func (r *run) get(id string) (Call, error) {
@@ -259,7 +259,7 @@ func (r *run) get(id string) (Call, error) {
 	if err != nil {
 		return Call{}, err
 	}
-	return Call{Method: http.MethodGet, Path: apiPath + r.resource + "/" + row.String()}, nil
+	return Call{Method: http.MethodGet, Path: apiPath + r.resource + "/" + row.String(), Repeatable: true}, nil
 }
 
 // rowID reads the id of a row in its canonical form. What cannot be one names no row.

@@ -51,6 +51,7 @@ type Call struct {
 	Path        string // below the target's URL, escaped
 	Query       url.Values
 	Body        []byte // JSON; nil sends none
+	Repeatable  bool   // asking twice is like asking once (RFC 9110, section 9.2.2)
 	RequestID   string
 	Traceparent string // W3C trace context; empty for none
 }
