@@ -165,10 +165,11 @@ func (unlimited) Take(context.Context, ...grant.Bucket) (grant.Standing, error) 
 }
 
 func refusing(s *ruling) (*Service, Caller) {
-	return New(Config{
+	service := New(Config{
 		Store: s, Audit: forgetful{}, Limiter: unlimited{}, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Refused: NewRefusedLately(time.Now), Hash: func([]byte) []byte { return nil },
-	}), Caller{Identity: identity.Identity{
+	})
+	return service, Caller{Identity: identity.Identity{
 		GrantID: uuid.Nil, UserID: uuid.Nil, Fingerprint: print32(7), NotAfter: time.Now().Add(24 * time.Hour),
 	}}
 }
