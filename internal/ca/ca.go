@@ -48,7 +48,8 @@ const (
 // Authority signs and revokes. Every method honours the context and fails with one of this package's faults, or
 // with identity.ErrCSR when the request itself cannot be signed. All methods may be called concurrently.
 type Authority interface {
-	// IssueLeaf signs a federation certificate. Of the certificate request only the public key counts.
+	// IssueLeaf signs a federation certificate. Of the certificate request only the public key counts. It may fail and
+	// yet have signed: MayHaveSigned tells.
 	IssueLeaf(ctx context.Context, req LeafRequest) (Chain, error)
 	// IssueServer signs a certificate for a TLS server of ours.
 	IssueServer(ctx context.Context, req ServerRequest) (Chain, error)

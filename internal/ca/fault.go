@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"errors"
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/fault"
@@ -112,6 +113,21 @@ var (
 		Hint:   "check STEP_CA_URL, its path prefix included, and any proxy in front of the CA",
 	}
 )
+
+// Unsigned marks the error of a signing call that certainly left no certificate behind: the CA was not asked, or said
+// no to every attempt. Without the mark it may have signed something whose answer was lost, so an adapter that
+// forgets to mark an error costs a revocation, and never leaves a certificate that nobody knows.
+func Unsigned(err error) error { return &unsignedError{err} }
+
+// MayHaveSigned tells whether there may be a certificate although IssueLeaf or IssueServer failed with err.
+func MayHaveSigned(err error) bool {
+	var no *unsignedError
+	return err != nil && !errors.As(err, &no)
+}
+
+type unsignedError struct{ error }
+
+func (e *unsignedError) Unwrap() error { return e.error }
 
 // Refuse gives f its cause and makes it an ErrRefused as well.
 func Refuse(f *fault.Fault, cause error) error { return f.Because(ErrRefused.Because(cause)) }

@@ -147,6 +147,15 @@ func issue(t *testing.T, a ca.Authority, req ca.LeafRequest) ca.Chain {
 }
 
 // wantFault fails the test unless err is a fault of the code of want.
+// wantUnsigned is wantFault of a signing call that cannot have left a certificate behind.
+func wantUnsigned(t *testing.T, err error, want *fault.Fault) {
+	t.Helper()
+	wantFault(t, err, want)
+	if ca.MayHaveSigned(err) {
+		t.Errorf("%v: there may be a certificate, says the authority", err)
+	}
+}
+
 func wantFault(t *testing.T, err error, want *fault.Fault) {
 	t.Helper()
 	if err == nil {
@@ -251,7 +260,7 @@ func unreadableNames(t *testing.T, a ca.Authority) {
 		req := NewRequest(t)
 		req.CSR = NewCSR(t, NewKey(t), x509.CertificateRequest{DNSNames: []string{name}})
 		_, err := a.IssueLeaf(Context(t), req)
-		wantFault(t, err, identity.ErrCSR)
+		wantUnsigned(t, err, identity.ErrCSR)
 	}
 }
 
@@ -278,7 +287,7 @@ func nonsense(t *testing.T, a ca.Authority) {
 			req := NewRequest(t)
 			test.change(&req)
 			_, err := a.IssueLeaf(Context(t), req)
-			wantFault(t, err, test.want)
+			wantUnsigned(t, err, test.want)
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ func weakKeys(t *testing.T, a ca.Authority) {
 			req := NewRequest(t)
 			req.CSR = NewCSR(t, key, x509.CertificateRequest{})
 			_, err := a.IssueLeaf(Context(t), req)
-			wantFault(t, err, identity.ErrCSR)
+			wantUnsigned(t, err, identity.ErrCSR)
 		})
 	}
 }
@@ -91,7 +92,7 @@ func lifetimes(t *testing.T, a ca.Authority) {
 			req := NewRequest(t)
 			req.NotBefore, req.NotAfter = now.Add(test.begin), now.Add(test.end)
 			_, err := a.IssueLeaf(Context(t), req)
-			wantFault(t, err, ca.ErrLifetime)
+			wantUnsigned(t, err, ca.ErrLifetime)
 		})
 	}
 	for name, lifetime := range map[string]time.Duration{"a minute": time.Minute, "a year": ca.MaxLifetime} {
@@ -210,6 +211,9 @@ func ended(t *testing.T, a ca.Authority) {
 		wantFault(t, err, ca.ErrUnavailable)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v does not say that the context was cancelled", name, err)
+		}
+		if signs := strings.HasPrefix(name, "Issue"); signs && ca.MayHaveSigned(err) {
+			t.Errorf("%s: nobody was asked, and there may be a certificate", name)
 		}
 		if fault.From(err).RetryAfter == 0 {
 			t.Errorf("%s: no time to wait", name)

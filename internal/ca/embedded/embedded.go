@@ -154,14 +154,14 @@ func (a *Authority) use(ctx context.Context, do func(*authority.Authority) error
 // IssueLeaf implements ca.Authority.
 func (a *Authority) IssueLeaf(ctx context.Context, req ca.LeafRequest) (ca.Chain, error) {
 	if err := req.Check(); err != nil {
-		return ca.Chain{}, err
+		return ca.Chain{}, ca.Unsigned(err)
 	}
 	if err := ca.CheckLimits(req.NotBefore, req.NotAfter, ca.MinLifetime, ca.MaxLifetime, a.now()); err != nil {
-		return ca.Chain{}, err
+		return ca.Chain{}, ca.Unsigned(err)
 	}
 	ott, err := a.federation.Leaf(req)
 	if err != nil {
-		return ca.Chain{}, err
+		return ca.Chain{}, ca.Unsigned(err)
 	}
 	return a.sign(ctx, req.CSR, ott, req.NotBefore, req.NotAfter)
 }
@@ -169,14 +169,14 @@ func (a *Authority) IssueLeaf(ctx context.Context, req ca.LeafRequest) (ca.Chain
 // IssueServer implements ca.Authority.
 func (a *Authority) IssueServer(ctx context.Context, req ca.ServerRequest) (ca.Chain, error) {
 	if err := req.Check(); err != nil {
-		return ca.Chain{}, err
+		return ca.Chain{}, ca.Unsigned(err)
 	}
 	if err := ca.CheckLimits(time.Time{}, req.NotAfter, ca.MinLifetime, ca.MaxLifetime, a.now()); err != nil {
-		return ca.Chain{}, err
+		return ca.Chain{}, ca.Unsigned(err)
 	}
 	ott, err := a.server.Server(req)
 	if err != nil {
-		return ca.Chain{}, err
+		return ca.Chain{}, ca.Unsigned(err)
 	}
 	return a.sign(ctx, req.CSR, ott, time.Time{}, req.NotAfter)
 }
@@ -184,6 +184,7 @@ func (a *Authority) IssueServer(ctx context.Context, req ca.ServerRequest) (ca.C
 // sign spends one token on one certificate.
 func (a *Authority) sign(ctx context.Context, csr *x509.CertificateRequest, ott string, notBefore, notAfter time.Time) (ca.Chain, error) {
 	var chain ca.Chain
+	signing := false
 	begin, end := ca.SigningTimes(notBefore, notAfter)
 	err := a.use(ctx, func(auth *authority.Authority) error {
 		ctx := provisioner.NewContextWithMethod(ctx, provisioner.SignMethod)
@@ -191,6 +192,7 @@ func (a *Authority) sign(ctx context.Context, csr *x509.CertificateRequest, ott 
 		if err != nil {
 			return refusal(err)
 		}
+		signing = true
 		certs, err := auth.SignWithContext(ctx, csr, provisioner.SignOptions{
 			NotBefore: provisioner.NewTimeDuration(begin),
 			NotAfter:  provisioner.NewTimeDuration(end),
@@ -201,6 +203,10 @@ func (a *Authority) sign(ctx context.Context, csr *x509.CertificateRequest, ott 
 		chain = ca.Chain{Leaf: certs[0], Intermediates: certs[1:]}
 		return nil
 	})
+	// What it refuses it refuses before it signs; a failing disk may be found when the certificate is stored.
+	if err != nil && (!signing || errors.Is(err, ca.ErrRefused)) {
+		err = ca.Unsigned(err)
+	}
 	return chain, err
 }
 

@@ -186,7 +186,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // IssueLeaf implements ca.Authority.
 func (c *Client) IssueLeaf(ctx context.Context, req ca.LeafRequest) (ca.Chain, error) {
 	if err := req.Check(); err != nil {
-		return ca.Chain{}, err
+		return ca.Chain{}, ca.Unsigned(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -196,7 +196,7 @@ func (c *Client) IssueLeaf(ctx context.Context, req ca.LeafRequest) (ca.Chain, e
 // IssueServer implements ca.Authority.
 func (c *Client) IssueServer(ctx context.Context, req ca.ServerRequest) (ca.Chain, error) {
 	if err := req.Check(); err != nil {
-		return ca.Chain{}, err
+		return ca.Chain{}, ca.Unsigned(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -209,6 +209,7 @@ func (c *Client) sign(ctx context.Context, p *source, csr *x509.CertificateReque
 ) (ca.Chain, error) {
 	begin, end := ca.SigningTimes(notBefore, notAfter)
 	var chain ca.Chain
+	signed := false // whether one of the attempts may have been signed
 	err := c.withToken(ctx, p, mint, func(ott string) error {
 		body, err := json.Marshal(api.SignRequest{
 			CsrPEM: api.NewCertificateRequest(csr), OTT: ott,
@@ -218,6 +219,8 @@ func (c *Client) sign(ctx context.Context, p *source, csr *x509.CertificateReque
 			return err
 		}
 		answer, err := c.once(ctx, http.MethodPost, "/1.0/sign", body)
+		var no *refusedError
+		signed = signed || answer.sent && !errors.As(err, &no)
 		if err != nil {
 			return err
 		}
@@ -228,7 +231,10 @@ func (c *Client) sign(ctx context.Context, p *source, csr *x509.CertificateReque
 	if errors.As(err, &no) && (no.status == http.StatusForbidden || no.status == http.StatusBadRequest) {
 		err = c.explainForbidden(ctx, p, begin, end, no)
 	}
-	return chain, refused(err)
+	if err = refused(err); err != nil && !signed {
+		err = ca.Unsigned(err)
+	}
+	return chain, err
 }
 
 // readChain takes the chain from an answer: certChain, else crt and ca as CAs before 0.10 sent them, else the leaf.

@@ -63,6 +63,7 @@ func TestParseRoots(t *testing.T) {
 	key := catest.NewKey(t)
 	for name, data := range map[string][]byte{
 		"nothing": nil, "text": []byte("hello"), "a key": keyPEM(t, key.(*ecdsa.PrivateKey)),
+		"a leaf":       pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: selfSigned(t, false).Raw}),
 		"garbage":      pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}),
 		"a key behind": append(bytes.Clone(root), keyPEM(t, key.(*ecdsa.PrivateKey))...),
 	} {

@@ -41,6 +41,12 @@ func newFake(t *testing.T, answers ...http.HandlerFunc) *fakeCA {
 	t.Helper()
 	f := &fakeCA{jwk: newJWK(t)}
 	mux := http.NewServeMux()
+	// Where redirects point to: whoever follows one is seen here, with the token.
+	mux.HandleFunc("POST /1.0/elsewhere", func(http.ResponseWriter, *http.Request) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.tokens = append(f.tokens, "followed a redirect")
+	})
 	mux.HandleFunc("POST /1.0/sign", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -117,28 +123,29 @@ func TestAnswers(t *testing.T) {
 		answers []http.HandlerFunc
 		want    *fault.Fault
 		calls   int
+		signed  bool // whether one of the calls may have been signed
 	}{
-		"an error of the CA":           {[]http.HandlerFunc{stepError(500)}, ca.ErrUnavailable, 3},
-		"a gateway's error":            {[]http.HandlerFunc{status(502, "<html>Bad Gateway</html>")}, ca.ErrUnavailable, 3},
-		"a hang-up":                    {[]http.HandlerFunc{hangUp}, ca.ErrUnavailable, 3},
-		"half an answer":               {[]http.HandlerFunc{halfAnswer}, ca.ErrUnavailable, 3},
-		"a request to wait":            {[]http.HandlerFunc{status(429, "slow down")}, ca.ErrUnavailable, 1},
-		"a refused token":              {[]http.HandlerFunc{stepError(401)}, ca.ErrAudience, 1},
-		"a proxy that wants a login":   {[]http.HandlerFunc{status(401, "<html>who are you?</html>")}, ca.ErrAnswer, 1},
-		"a forbidden one":              {[]http.HandlerFunc{stepError(403)}, ca.ErrPolicy, 1},
-		"a bad one":                    {[]http.HandlerFunc{stepError(400)}, ca.ErrPolicy, 1},
-		"another refusal":              {[]http.HandlerFunc{stepError(413)}, ca.ErrRefused, 1},
-		"not implemented":              {[]http.HandlerFunc{stepError(501)}, ca.ErrRefused, 1},
-		"no such path":                 {[]http.HandlerFunc{status(404, "404 page not found")}, ca.ErrAnswer, 1},
-		"a redirect":                   {[]http.HandlerFunc{redirect}, ca.ErrAnswer, 1},
-		"HTML":                         {[]http.HandlerFunc{status(200, "<html>hello</html>")}, ca.ErrAnswer, 1},
-		"nothing":                      {[]http.HandlerFunc{status(201, "")}, ca.ErrAnswer, 1},
-		"JSON without a certificate":   {[]http.HandlerFunc{status(201, `{"tlsOptions":{}}`)}, ca.ErrAnswer, 1},
-		"null for a certificate":       {[]http.HandlerFunc{status(201, `{"crt":null,"certChain":[null]}`)}, ca.ErrAnswer, 1},
-		"a certificate that is none":   {[]http.HandlerFunc{status(201, `{"crt":"-----BEGIN"}`)}, ca.ErrAnswer, 1},
-		"a list":                       {[]http.HandlerFunc{status(201, `[]`)}, ca.ErrAnswer, 1},
-		"an error, then a refusal":     {[]http.HandlerFunc{stepError(500), stepError(403)}, ca.ErrPolicy, 2},
-		"an error, then a wrong token": {[]http.HandlerFunc{hangUp, stepError(401)}, ca.ErrAudience, 2},
+		"an error of the CA":           {[]http.HandlerFunc{stepError(500)}, ca.ErrUnavailable, 3, true},
+		"a gateway's error":            {[]http.HandlerFunc{status(502, "<html>Bad Gateway</html>")}, ca.ErrUnavailable, 3, true},
+		"a hang-up":                    {[]http.HandlerFunc{hangUp}, ca.ErrUnavailable, 3, true},
+		"half an answer":               {[]http.HandlerFunc{halfAnswer}, ca.ErrUnavailable, 3, true},
+		"a request to wait":            {[]http.HandlerFunc{status(429, "slow down")}, ca.ErrUnavailable, 1, true},
+		"a refused token":              {[]http.HandlerFunc{stepError(401)}, ca.ErrAudience, 1, false},
+		"a proxy that wants a login":   {[]http.HandlerFunc{status(401, "<html>who are you?</html>")}, ca.ErrAnswer, 1, true},
+		"a forbidden one":              {[]http.HandlerFunc{stepError(403)}, ca.ErrPolicy, 1, false},
+		"a bad one":                    {[]http.HandlerFunc{stepError(400)}, ca.ErrPolicy, 1, false},
+		"another refusal":              {[]http.HandlerFunc{stepError(413)}, ca.ErrRefused, 1, false},
+		"not implemented":              {[]http.HandlerFunc{stepError(501)}, ca.ErrRefused, 1, false},
+		"no such path":                 {[]http.HandlerFunc{status(404, "404 page not found")}, ca.ErrAnswer, 1, true},
+		"a redirect":                   {[]http.HandlerFunc{redirect}, ca.ErrAnswer, 1, true},
+		"HTML":                         {[]http.HandlerFunc{status(200, "<html>hello</html>")}, ca.ErrAnswer, 1, true},
+		"nothing":                      {[]http.HandlerFunc{status(201, "")}, ca.ErrAnswer, 1, true},
+		"JSON without a certificate":   {[]http.HandlerFunc{status(201, `{"tlsOptions":{}}`)}, ca.ErrAnswer, 1, true},
+		"null for a certificate":       {[]http.HandlerFunc{status(201, `{"crt":null,"certChain":[null]}`)}, ca.ErrAnswer, 1, true},
+		"a certificate that is none":   {[]http.HandlerFunc{status(201, `{"crt":"-----BEGIN"}`)}, ca.ErrAnswer, 1, true},
+		"a list":                       {[]http.HandlerFunc{status(201, `[]`)}, ca.ErrAnswer, 1, true},
+		"an error, then a refusal":     {[]http.HandlerFunc{stepError(500), stepError(403)}, ca.ErrPolicy, 2, true},
+		"an error, then a wrong token": {[]http.HandlerFunc{hangUp, stepError(401)}, ca.ErrAudience, 2, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -146,6 +153,9 @@ func TestAnswers(t *testing.T) {
 			fake := newFake(t, test.answers...)
 			_, err := newClient(t, fake.config(t)).IssueLeaf(catest.Context(t), catest.NewRequest(t))
 			wantFault(t, err, test.want)
+			if ca.MayHaveSigned(err) != test.signed {
+				t.Errorf("may have signed: %t, want %t", !test.signed, test.signed)
+			}
 			tokens := fake.seen()
 			if len(tokens) != test.calls {
 				t.Errorf("asked %d times, want %d", len(tokens), test.calls)
@@ -306,6 +316,11 @@ func TestWhoCannotBeReachedOrTrusted(t *testing.T) {
 			wantFault(t, err, test.want)
 			if detail := fault.From(err).Detail; !strings.Contains(detail, test.says) {
 				t.Errorf("%q does not say %q", detail, test.says)
+			}
+			_, err = newClient(t, cfg).IssueLeaf(catest.Context(t), catest.NewRequest(t))
+			wantFault(t, err, test.want)
+			if ca.MayHaveSigned(err) {
+				t.Error("who was never asked may have signed")
 			}
 		})
 	}

@@ -29,13 +29,18 @@ func keyPEM(t *testing.T, key *ecdsa.PrivateKey) []byte {
 // otherRoot makes a root that nobody else has.
 func otherRoot(t *testing.T) *x509.Certificate {
 	t.Helper()
+	return selfSigned(t, true)
+}
+
+func selfSigned(t *testing.T, isCA bool) *x509.Certificate {
+	t.Helper()
 	key := catest.NewKey(t)
 	serial, err := ca.NewSerial(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "other"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "other"}, IsCA: isCA, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)

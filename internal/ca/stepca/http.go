@@ -12,8 +12,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/smallstep/certificates/errs"
@@ -27,8 +29,9 @@ const (
 	maxMessage = 300      // what is kept of a CA's message for the log
 )
 
-// answer is a 2xx answer of the CA, or the head of another one.
+// answer is a 2xx answer of the CA, or what came of another one.
 type answer struct {
+	sent bool // there was a connection for the request: the CA may have acted on it, whatever came back
 	body []byte
 	date time.Time // the CA's clock, from the Date header; zero when it sent none
 }
@@ -95,6 +98,8 @@ func transient(err error) error { return &transientError{err} }
 func (c *Client) once(ctx context.Context, method, path string, body []byte) (answer, error) {
 	attempt, cancel := context.WithTimeout(ctx, c.attempt)
 	defer cancel()
+	var connected atomic.Bool
+	attempt = httptrace.WithClientTrace(attempt, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	name := method + " " + path
 	if i := strings.IndexByte(name, '?'); i >= 0 {
 		name = name[:i]
@@ -108,18 +113,19 @@ func (c *Client) once(ctx context.Context, method, path string, body []byte) (an
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := c.http.Do(req)
+	a := answer{sent: connected.Load()}
 	if err != nil {
-		return answer{}, networkFault(ctx, name, err)
+		return a, networkFault(ctx, name, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return answer{}, networkFault(ctx, name, err)
+		return a, networkFault(ctx, name, err)
 	}
 	if len(data) > maxAnswer {
-		return answer{}, ca.Refuse(ca.ErrAnswer, fmt.Errorf("%s: over %d bytes", name, maxAnswer))
+		return a, ca.Refuse(ca.ErrAnswer, fmt.Errorf("%s: over %d bytes", name, maxAnswer))
 	}
-	a := answer{body: data}
+	a.body = data
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		a.date = date
 	}
