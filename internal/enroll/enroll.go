@@ -120,10 +120,11 @@ type Store interface {
 	View(ctx context.Context, tokenHash [32]byte) (View, error)
 	// Claim takes the token for one lease and records the serial; single use is decided here.
 	Claim(ctx context.Context, r ClaimRequest) (Claim, error)
-	// Release gives a claimed token back. An orphaned serial is queued to be revoked at the CA.
-	Release(ctx context.Context, c Claim, orphaned bool) error
+	// Release gives a claimed token back. The serials that the CA may have signed are queued to be revoked there, but
+	// for one that is in the registry or somebody else's to settle.
+	Release(ctx context.Context, c Claim, signed ...*big.Int) error
 	// Activate spends the token and records the certificate, or changes nothing but the orphan's record and
-	// returns ErrGrantClosed, ErrTokenUsed or ErrInProgress.
+	// returns ErrGrantClosed, ErrPeerSuspended, ErrSubjectDisabled, ErrTokenUsed or ErrInProgress.
 	Activate(ctx context.Context, a Activation) error
 }
 
@@ -200,7 +201,7 @@ func (s *Service) limited(ctx context.Context, l Limiter, key string) error {
 // Redeem exchanges a token and a certificate request for a certificate.
 //
 // Errors: ErrTokenUnknown, ErrTokenExpired, ErrTokenUsed, ErrInProgress, ErrGrantRevoked, ErrGrantExpired,
-// ErrGrantClosed, ErrKeyInvalid, ErrKeyReused, ErrTTLInvalid, ErrRateLimited, ErrMisissued, csr_invalid,
+// ErrGrantClosed, ErrPeerSuspended, ErrSubjectDisabled, ErrApprovalMissing, ErrKeyInvalid, ErrKeyReused, ErrTTLInvalid, ErrRateLimited, ErrMisissued, csr_invalid,
 // ca_unavailable. After every one of them but ErrTokenUsed and the ErrGrant ones the token is still good.
 func (s *Service) Redeem(ctx context.Context, r Request) (Issued, error) {
 	hash, err := hashToken(r.Token)
@@ -247,7 +248,7 @@ func (s *Service) Redeem(ctx context.Context, r Request) (Issued, error) {
 	s.step("verified")
 	answer, err := json.Marshal(issued)
 	if err != nil {
-		return Issued{}, s.giveBack(ctx, claim, true, err)
+		return Issued{}, s.giveBack(ctx, claim, signed, err)
 	}
 	err = s.Store.Activate(ctx, Activation{
 		Claim: claim, RequestHash: asked.hash, IdempotencyHash: asked.idempotency, Identity: id, Answer: answer,
@@ -294,55 +295,59 @@ func (s *Service) step(name string) {
 	}
 }
 
-// giveBack releases a claim whose certificate was not recorded. A serial that the CA may have signed is orphaned.
-func (s *Service) giveBack(ctx context.Context, c Claim, signed bool, cause error) error {
-	if err := s.Store.Release(ctx, c, signed); err != nil {
+// giveBack releases a claim whose certificate was not recorded. Serials that the CA may have signed are orphaned.
+func (s *Service) giveBack(ctx context.Context, c Claim, signed []*big.Int, cause error) error {
+	if err := s.Store.Release(ctx, c, signed...); err != nil {
 		// The lease ends by itself, and the sweep finds the attempt.
 		s.Log.Warn("enrollment claim not released", "token_id", c.TokenID, "error", err)
 	}
 	return cause
 }
 
-// sign has the CA sign and checks what it signed. signed says whether there may now be a certificate of the serial:
-// there is none when the CA was not asked, or said no.
-func (s *Service) sign(ctx context.Context, c Claim, csr *x509.CertificateRequest, ttl time.Duration) (_ Issued, _ identity.Identity, signed bool, _ error) {
+// sign has the CA sign and checks what it signed. signed are the serials that there may now be a certificate of: of
+// the claim's there is none when the CA was not asked, or said no, and a CA that signs something else than it was
+// asked to may have given it another.
+func (s *Service) sign(ctx context.Context, c Claim, csr *x509.CertificateRequest, ttl time.Duration) (_ Issued, _ identity.Identity, signed []*big.Int, _ error) {
 	ctx, cancel := context.WithTimeout(ctx, signWithin)
 	defer cancel()
 	roots, err := s.CA.Roots(ctx)
 	if err != nil {
-		return Issued{}, identity.Identity{}, false, err
+		return Issued{}, identity.Identity{}, nil, err
 	}
 	until, err := s.notAfter(ctx, c, ttl)
 	if err != nil {
-		return Issued{}, identity.Identity{}, false, err
+		return Issued{}, identity.Identity{}, nil, err
 	}
 	request := ca.LeafRequest{
 		CSR: csr, GrantID: c.Grant.ID, SubjectUserID: c.Grant.SubjectUserID, Host: s.Profile.Host,
 		Serial: c.Serial, NotBefore: c.Now, NotAfter: until,
 	}
 	chain, err := s.CA.IssueLeaf(ctx, request)
-	switch {
-	case errors.Is(err, ca.ErrRefused):
+	if err == nil || ca.MayHaveSigned(err) {
+		signed = []*big.Int{c.Serial}
+	}
+	if errors.Is(err, ca.ErrRefused) {
 		// What is wrong between us and our CA is for our log, not for whoever enrols.
-		return Issued{}, identity.Identity{}, false, ca.ErrRefused.Because(err)
-	case errors.Is(err, identity.ErrCSR), errors.Is(err, ca.ErrLifetime), errors.Is(err, ca.ErrRequest):
-		return Issued{}, identity.Identity{}, false, err
-	case err != nil:
-		return Issued{}, identity.Identity{}, true, err
+		return Issued{}, identity.Identity{}, signed, ca.ErrRefused.Because(err)
+	} else if err != nil {
+		return Issued{}, identity.Identity{}, signed, err
 	}
 	s.step("signed")
+	if leaf := chain.Leaf.SerialNumber; leaf.Cmp(c.Serial) != 0 {
+		signed = append(signed, leaf)
+	}
 	want := identity.Want{
 		Profile: s.Profile, GrantID: request.GrantID, UserID: request.SubjectUserID, PublicKey: csr.PublicKey,
 		Serial: request.Serial, NotBefore: request.NotBefore, NotAfter: request.NotAfter,
 	}
 	if err := identity.VerifyIssued(chain.Leaf, chain.Intermediates, roots, want, c.Now); err != nil {
-		return Issued{}, identity.Identity{}, true, ErrMisissued.Because(err)
+		return Issued{}, identity.Identity{}, signed, ErrMisissued.Because(err)
 	}
 	id, err := s.Profile.Parse(chain.Leaf)
 	if err != nil {
-		return Issued{}, identity.Identity{}, true, ErrMisissued.Because(err)
+		return Issued{}, identity.Identity{}, signed, ErrMisissued.Because(err)
 	}
-	return s.issued(c.Grant, chain, rootOf(chain, roots)), id, true, nil
+	return s.issued(c.Grant, chain, rootOf(chain, roots)), id, signed, nil
 }
 
 // notAfter is when the certificate ends: as asked, but within what the CA signs and never after the grant.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"math/big"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -141,12 +142,12 @@ func TestClosedGrantsAreRefused(t *testing.T) {
 			}
 			_, err = (&postgres.Peers{DB: w.db}).Change(w.t.Context(), "home", postgres.Transition{Verb: "peer.suspend", Rule: peer.State.Suspend}, "", act)
 			return err
-		}, enroll.ErrGrantClosed},
+		}, enroll.ErrPeerSuspended},
 		"user disabled": {func(w *world, g uuid.UUID) error {
 			yes := true
 			_, err := (&postgres.Accounts{DB: w.db}).UpdateUser(w.t.Context(), "ada@example.org", postgres.UserChange{Disabled: &yes}, act)
 			return err
-		}, enroll.ErrGrantClosed},
+		}, enroll.ErrSubjectDisabled},
 		"user deleted": {func(w *world, g uuid.UUID) error {
 			return (&postgres.Accounts{DB: w.db}).DeleteUser(w.t.Context(), "ada@example.org", act)
 		}, enroll.ErrTokenUnknown},
@@ -213,11 +214,21 @@ func TestAClaimMadeInTimeOutlivesItsToken(t *testing.T) {
 type crooked struct {
 	ca.Authority
 	twist func(*ca.LeafRequest)
+	asked *big.Int
+	gave  *big.Int
 }
 
-func (c crooked) IssueLeaf(ctx context.Context, r ca.LeafRequest) (ca.Chain, error) {
+func (c *crooked) IssueLeaf(ctx context.Context, r ca.LeafRequest) (ca.Chain, error) {
+	c.asked = r.Serial
 	c.twist(&r)
+	c.gave = r.Serial
 	return c.Authority.IssueLeaf(ctx, r)
+}
+
+// queued lists the serials that the CA still has to be told of.
+func (w *world) queued() []string {
+	w.t.Helper()
+	return w.texts(`SELECT serial FROM federation_ca_revocations ORDER BY created_at, serial`)
 }
 
 func TestACertificateThatIsNotAsAskedIsNeverRecorded(t *testing.T) {
@@ -236,12 +247,101 @@ func TestACertificateThatIsNotAsAskedIsNeverRecorded(t *testing.T) {
 		"longer":         func(r *ca.LeafRequest) { r.NotAfter = r.NotAfter.Add(time.Hour) },
 	} {
 		g, token := w.granted()
-		_, err := service(w.db, crooked{authority, twist}, nil).Redeem(t.Context(), enroll.Request{Token: token, CSR: newCSR(t)})
+		signer := &crooked{Authority: authority, twist: twist}
+		_, err := service(w.db, signer, nil).Redeem(t.Context(), enroll.Request{Token: token, CSR: newCSR(t)})
 		if !errors.Is(err, enroll.ErrMisissued) {
 			t.Errorf("%s: %v, want certificate_mismatch", name, err)
 		}
 		if live := w.live(g); len(live) != 0 {
 			t.Errorf("%s: recorded %v", name, live)
+		}
+		queued := w.queued()
+		for what, serial := range map[string]*big.Int{"asked for": signer.asked, "given": signer.gave} {
+			if !slices.Contains(queued, serial.String()) {
+				t.Errorf("%s: the serial that was %s will never be revoked", name, what)
+			}
+		}
+		if _, err := service(w.db, authority, nil).Redeem(t.Context(), enroll.Request{Token: token, CSR: newCSR(t)}); err != nil {
+			t.Errorf("%s: the token was lost: %v", name, err)
+		}
+	}
+}
+
+// replaying is a CA, or a cache before it, that gives an old answer again.
+type replaying struct {
+	ca.Authority
+	old *ca.Chain
+}
+
+func (c replaying) IssueLeaf(ctx context.Context, r ca.LeafRequest) (ca.Chain, error) {
+	if c.old.Leaf != nil {
+		return *c.old, nil
+	}
+	chain, err := c.Authority.IssueLeaf(ctx, r)
+	*c.old = chain
+	return chain, err
+}
+
+func TestAnOldAnswerOfTheCARevokesNobodysCertificate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := service(w.db, replaying{w.embeddedCA(), &ca.Chain{}}, nil)
+	g, token := w.granted()
+	first, err := s.Redeem(t.Context(), enroll.Request{Token: token, CSR: newCSR(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, other := w.granted()
+	_, err = s.Redeem(t.Context(), enroll.Request{Token: other, CSR: newCSR(t)})
+	wantCode(t, err, enroll.ErrMisissued)
+	if live, queued := w.live(g), w.queued(); !slices.Equal(live, []string{first.SerialNumber}) || slices.Contains(queued, first.SerialNumber) {
+		t.Errorf("live %v, queued %v; want the first one live and not queued", live, queued)
+	}
+}
+
+// lossy is a CA whose answer to a signing request is lost, or was none.
+type lossy struct {
+	ca.Authority
+	sign bool
+	err  error
+}
+
+func (c lossy) IssueLeaf(ctx context.Context, r ca.LeafRequest) (ca.Chain, error) {
+	if c.sign {
+		if _, err := c.Authority.IssueLeaf(ctx, r); err != nil {
+			return ca.Chain{}, err
+		}
+	}
+	return ca.Chain{}, c.err
+}
+
+func TestASerialThatMayHaveBeenSignedIsRevoked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	authority := w.embeddedCA()
+	for name, tt := range map[string]struct {
+		lossy
+		want    *fault.Fault
+		outcome string
+	}{
+		"an answer that was lost":         {lossy{authority, true, ca.ErrUnavailable}, ca.ErrUnavailable, "orphaned"},
+		"an answer that cannot be read":   {lossy{authority, true, ca.Refuse(ca.ErrAnswer, errors.New("201 <html>"))}, ca.ErrRefused, "orphaned"},
+		"a refusal of the second attempt": {lossy{authority, true, ca.Refuse(ca.ErrAudience, errors.New("401"))}, ca.ErrRefused, "orphaned"},
+		"a lifetime refused the 2nd time": {lossy{authority, true, ca.ErrLifetime}, ca.ErrLifetime, "orphaned"},
+		"a refusal":                       {lossy{authority, false, ca.Unsigned(ca.Refuse(ca.ErrPolicy, errors.New("403")))}, ca.ErrRefused, "refused"},
+		"a CA that is away":               {lossy{authority, false, ca.Unsigned(ca.ErrUnavailable)}, ca.ErrUnavailable, "refused"},
+	} {
+		_, token := w.granted()
+		before := w.queued()
+		_, err := service(w.db, tt.lossy, nil).Redeem(t.Context(), enroll.Request{Token: token, CSR: newCSR(t)})
+		if f := fault.From(err); f.Code != tt.want.Code {
+			t.Errorf("%s: %v, want %s", name, err, tt.want.Code)
+		}
+		attempt := w.texts(`SELECT serial || ' ' || outcome FROM federation_sign_attempts ORDER BY created_at DESC LIMIT 1`)
+		serial, outcome, _ := strings.Cut(attempt[0], " ")
+		queued := w.queued()
+		if outcome != tt.outcome || slices.Contains(queued, serial) != (outcome == "orphaned") || outcome == "refused" && len(queued) != len(before) {
+			t.Errorf("%s: %s, with %d more queued for the CA; want %s", name, outcome, len(queued)-len(before), tt.outcome)
 		}
 		if _, err := service(w.db, authority, nil).Redeem(t.Context(), enroll.Request{Token: token, CSR: newCSR(t)}); err != nil {
 			t.Errorf("%s: the token was lost: %v", name, err)

@@ -41,8 +41,19 @@ var (
 	}
 	ErrGrantClosed = &fault.Fault{
 		Kind: fault.Gone, Code: "grant_closed",
-		Detail: "the grant was closed while the certificate was being signed, or its peer or user is not active",
+		Detail: "the grant was closed while the certificate was being signed",
 		Hint:   "ask the serving gateway's admin for a new grant",
+	}
+	// The next two pass: the token is as good as before when they have.
+	ErrPeerSuspended = &fault.Fault{
+		Kind: fault.Forbidden, Code: "peer_suspended",
+		Detail: "the serving gateway has suspended this peer",
+		Hint:   "ask the serving gateway's admin to lift it (mosaic federation peer resume PEER), and try again: the token is still good",
+	}
+	ErrSubjectDisabled = &fault.Fault{
+		Kind: fault.Forbidden, Code: "subject_disabled",
+		Detail: "the user this grant speaks for is disabled on the serving gateway",
+		Hint:   `ask the serving gateway's admin to enable them (PATCH /api/users/USER with {"disabled":false}), and try again: the token is still good`,
 	}
 	ErrApprovalMissing = &fault.Fault{
 		Kind: fault.Forbidden, Code: "grant_approval_required",

@@ -35,6 +35,12 @@ var (
 		Detail: "this grant covers sensitive resources and has not been approved",
 		Hint:   "approve it with a reason: mosaic federation grant approve ID --reason REASON",
 	}
+	ErrSubjectDisabled = &fault.Fault{
+		Kind:   fault.Forbidden,
+		Code:   "subject_disabled",
+		Detail: "the user this grant speaks for is disabled, and its enrollment token could not be redeemed",
+		Hint:   `enable the user first: PATCH /api/users/USER with {"disabled":false}`,
+	}
 	ErrAlreadyApproved = &fault.Fault{
 		Kind:   fault.Conflict,
 		Code:   "grant_already_approved",

@@ -160,13 +160,13 @@ func TestTriesWithALiveTokenAreLimitedPerToken(t *testing.T) {
 	}{
 		"looking":         {http.MethodGet, "", "", http.StatusOK},
 		"bad requests":    {http.MethodPost, jsonType, `{"csr":"no request"}`, http.StatusUnprocessableEntity},
-		"a closed peer's": {http.MethodPost, pemType, csr, http.StatusGone},
+		"a closed peer's": {http.MethodPost, pemType, csr, http.StatusForbidden},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a := newAPI(t)
 			token := a.live("ada@example.org")
-			if try.status == http.StatusGone {
+			if try.status == http.StatusForbidden {
 				a.exec(`UPDATE federation_peers SET state = 'suspended'`)
 			}
 			a.drained(tries, func(int) answer {

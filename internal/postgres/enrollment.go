@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"math/big"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,12 +20,13 @@ import (
 // Enrollment stores tokens and the certificate registry. It is the enroll.Store of the gateway.
 type Enrollment struct{ *DB }
 
-// A claim made in time can be retried for this long after its lease, even when the token's life ends meanwhile:
-// whoever came in time must not lose the token to a slow CA.
-const claimGrace = "2 minutes"
+// A claim made in time can be retried until two minutes after its lease of enroll.Lease, even when the token's life
+// ends meanwhile: whoever came in time must not lose the token to a slow CA.
+const claimGrace = "2 minutes 30 seconds"
 
-// tokenAlive is the one definition of a token that can still be claimed.
-const tokenAlive = `t.spent_at IS NULL AND (t.expires_at > now() OR t.claimed_at IS NOT NULL AND t.claim_lease_until + interval '` + claimGrace + `' > now())`
+// tokenAlive is the one definition of a token that can still be claimed. claimed_at is when it was last claimed in
+// time: retries after the token's life do not move it, so that they cannot keep the token alive.
+const tokenAlive = `t.spent_at IS NULL AND (t.expires_at > now() OR t.claimed_at IS NOT NULL AND t.claimed_at < t.expires_at AND t.claimed_at + interval '` + claimGrace + `' > now())`
 
 // tokenState is a token with everything that decides whether it can be redeemed.
 type tokenState struct {
@@ -81,8 +83,13 @@ func closed(g grant.Grant, p peer.State, userDisabled bool, now time.Time) error
 	case grant.Expired:
 		return enroll.ErrGrantExpired
 	}
-	if p == peer.Revoked || p == peer.Suspended || userDisabled {
+	switch {
+	case p == peer.Revoked:
 		return enroll.ErrGrantClosed
+	case p == peer.Suspended:
+		return enroll.ErrPeerSuspended
+	case userDisabled:
+		return enroll.ErrSubjectDisabled
 	}
 	if g.Scope.Sensitive() && g.ApprovedAt == nil {
 		return enroll.ErrApprovalMissing
@@ -132,7 +139,7 @@ func (e *Enrollment) Claim(ctx context.Context, r enroll.ClaimRequest) (enroll.C
 
 const takeToken = `WITH taken AS (
 		UPDATE federation_enrollment_tokens t
-		SET claim_generation = claim_generation + 1, claimed_at = now(), claim_lease_until = now() + $2::interval,
+		SET claim_generation = claim_generation + 1, claimed_at = CASE WHEN t.expires_at > now() THEN now() ELSE t.claimed_at END, claim_lease_until = now() + $2::interval,
 			claim_csr_hash = $3, claim_request_id = $4
 		WHERE token_hash = $1 AND ` + tokenAlive + ` AND (claim_lease_until IS NULL OR claim_lease_until <= now())
 		RETURNING id, claim_generation, grant_id),
@@ -210,26 +217,55 @@ func whyNotTaken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (enroll.
 }
 
 // Release implements enroll.Store.
-func (e *Enrollment) Release(ctx context.Context, c enroll.Claim, orphaned bool) error {
-	return e.inTx(ctx, "release enrollment token", func(tx pgx.Tx) error {
+func (e *Enrollment) Release(ctx context.Context, c enroll.Claim, signed ...*big.Int) error {
+	_, err := e.release(ctx, c, signed)
+	return err
+}
+
+// release tells whether there was nothing to give back: the claim's certificate is in the registry.
+func (e *Enrollment) release(ctx context.Context, c enroll.Claim, signed []*big.Int) (recorded bool, err error) {
+	err = e.inTx(ctx, "release enrollment token", func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `UPDATE federation_enrollment_tokens SET claim_lease_until = now()
 			WHERE id = $1 AND claim_generation = $2 AND spent_at IS NULL`, c.TokenID, c.Generation); err != nil {
 			return err
 		}
-		if orphaned {
-			return orphan(ctx, tx, c.Serial.String())
+		for _, serial := range signed {
+			if serial.Cmp(c.Serial) == 0 {
+				if err := orphan(ctx, tx, serial.String()); err != nil {
+					return err
+				}
+			} else if err := stray(ctx, tx, serial); err != nil {
+				return err
+			}
 		}
-		_, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'refused', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`, c.Serial.String())
-		return err
+		// Only what was not orphaned is still pending.
+		if _, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'refused', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`,
+			c.Serial.String()); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM federation_sign_attempts WHERE serial = $1 AND outcome = 'recorded')`, c.Serial.String()).Scan(&recorded)
 	})
+	return recorded, err
 }
 
-// orphan queues a serial that may have been signed and will never be recorded.
+// orphan queues the serial of an attempt that may have been signed and will never be recorded. Both in one statement:
+// an attempt that was recorded after all must not be revoked.
 func orphan(ctx context.Context, tx pgx.Tx, serial string) error {
-	if _, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'orphaned', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`, serial); err != nil {
-		return err
+	_, err := tx.Exec(ctx, `WITH orphaned AS (
+			UPDATE federation_sign_attempts SET outcome = 'orphaned', settled_at = now() WHERE serial = $1 AND outcome = 'pending' RETURNING serial)
+		INSERT INTO federation_ca_revocations (serial, reason) SELECT serial, 'never recorded' FROM orphaned ON CONFLICT (serial) DO NOTHING`, serial)
+	return err
+}
+
+// stray queues a serial that the CA gave unasked. A CA that mixes up its answers may have shown us somebody else's
+// certificate, in the registry or about to be: that one is not ours to revoke.
+func stray(ctx context.Context, tx pgx.Tx, serial *big.Int) error {
+	if serial.Sign() <= 0 {
+		return nil // no serial of RFC 5280 (section 4.1.2.2), and none that a CA could list
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO federation_ca_revocations (serial, reason) VALUES ($1, 'never recorded') ON CONFLICT (serial) DO NOTHING`, serial)
+	_, err := tx.Exec(ctx, `INSERT INTO federation_ca_revocations (serial, reason) SELECT $1, 'not as asked'
+		WHERE NOT EXISTS (SELECT FROM federation_sign_attempts WHERE serial = $1 AND outcome IN ('pending', 'recorded'))
+		ON CONFLICT (serial) DO NOTHING`, serial.String())
 	return err
 }
 
@@ -240,10 +276,15 @@ func (e *Enrollment) Activate(ctx context.Context, a enroll.Activation) error {
 	if err == nil {
 		return nil
 	}
-	// The transaction is gone, and with it every trace of the certificate; only the CA still knows it. If this
-	// fails as well, the sweep finds the attempt by its serial.
-	if released := e.Release(ctx, a.Claim, true); released != nil {
+	// Either the transaction is gone, and with it every trace of the certificate, which only the CA still knows; or
+	// only the news of its commit was lost, and it is as good as any. If this fails as well, the sweep finds the
+	// attempt by its serial, and a retry the answer.
+	recorded, released := e.release(ctx, a.Claim, []*big.Int{a.Claim.Serial})
+	switch {
+	case released != nil:
 		return errors.Join(err, released)
+	case recorded:
+		return nil
 	}
 	return err
 }
@@ -263,7 +304,10 @@ func activate(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return err
 	}
-	if err := st.closed(); err != nil {
+	switch err := st.closed(); {
+	case errors.Is(err, enroll.ErrPeerSuspended), errors.Is(err, enroll.ErrSubjectDisabled):
+		return err // these pass, and the token outlives them
+	case err != nil:
 		return enroll.ErrGrantClosed.Because(err)
 	}
 	g := st.grant

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mosaicstack/gateway/internal/account"
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/grant"
@@ -119,6 +120,9 @@ func (s *Grants) CreateGrant(ctx context.Context, n NewGrant, t NewToken, act au
 		if out.Scope.Sensitive() {
 			return nil
 		}
+		if err := mayRedeem(p.State, subject); err != nil {
+			return err
+		}
 		at, err := insertToken(ctx, tx, out, t, act)
 		expires = &at
 		return err
@@ -146,6 +150,17 @@ func (s *Grants) peerForGrant(ctx context.Context, tx pgx.Tx, name string, act a
 	return p, err
 }
 
+// mayRedeem refuses a token that nobody could redeem now: what it hands out is a URL that leads nowhere.
+func mayRedeem(p peer.State, subject account.User) error {
+	switch {
+	case p == peer.Suspended:
+		return peer.ErrSuspended
+	case subject.Disabled():
+		return grant.ErrSubjectDisabled
+	}
+	return nil
+}
+
 func insertToken(ctx context.Context, tx pgx.Tx, g grant.Grant, t NewToken, act audit.Act) (time.Time, error) {
 	var at time.Time
 	if err := tx.QueryRow(ctx, `INSERT INTO federation_enrollment_tokens (grant_id, token_hash, created_by, expires_at)
@@ -171,6 +186,17 @@ func (s *Grants) IssueToken(ctx context.Context, id uuid.UUID, t NewToken, act a
 			return err
 		}
 		if err := out.MayIssueToken(now); err != nil {
+			return err
+		}
+		p, err := findPeer(ctx, tx, out.PeerID.String(), "")
+		if err != nil {
+			return err
+		}
+		subject, err := findUser(ctx, tx, out.SubjectUserID.String())
+		if err != nil {
+			return err
+		}
+		if err := mayRedeem(p.State, subject); err != nil {
 			return err
 		}
 		at, err = insertToken(ctx, tx, out, t, act)

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"errors"
 	"io"
+	"math/big"
 	"strconv"
 	"testing"
 
@@ -137,4 +138,13 @@ func TestAnImportIsNeverRunAgain(t *testing.T) {
 	if !errors.Is(err, postgres.ErrBusy) || tried() != 1 || stored != 0 {
 		t.Errorf("%v after %d tries, with %d rows stored; want database_busy after one, and none", err, tried(), stored)
 	}
+}
+
+func mustSerial(t *testing.T, decimal string) *big.Int {
+	t.Helper()
+	n, ok := new(big.Int).SetString(decimal, 10)
+	if !ok {
+		t.Fatalf("%q is no number", decimal)
+	}
+	return n
 }
