@@ -22,6 +22,7 @@ type grantDoc struct {
 	Scope          json.RawMessage `json:"scope"`
 	RatePerMinute  *int            `json:"rate_per_minute"`
 	Burst          *int            `json:"burst"`
+	RowsPerDay     *int64          `json:"rows_per_day"`
 	ExpiresAt      *time.Time      `json:"expires_at"`
 	CreatedAt      time.Time       `json:"created_at"`
 	ActivatedAt    *time.Time      `json:"activated_at"`
@@ -71,9 +72,11 @@ func (a *app) grantCreate() *cobra.Command {
 		TokenTTL string          `json:"token_ttl,omitempty"`
 		Rate     string          `json:"rate,omitempty"`
 		Burst    *int            `json:"burst,omitempty"`
+		RowsADay *int64          `json:"rows_per_day,omitempty"`
 	}
 	var file string
 	var burst int
+	var rows int64
 	cmd := a.leaf("create", nil, "Let a peer read a scope on behalf of a user", func(cmd *cobra.Command, _ []string) error {
 		c, err := a.connect(cmd)
 		if err != nil {
@@ -84,6 +87,9 @@ func (a *app) grantCreate() *cobra.Command {
 		}
 		if cmd.Flags().Changed("burst") {
 			body.Burst = &burst
+		}
+		if cmd.Flags().Changed("rows-per-day") {
+			body.RowsADay = &rows
 		}
 		doc, err := c.do(cmd.Context(), post(body, "api", "federation", "grants"))
 		if err != nil {
@@ -99,6 +105,7 @@ func (a *app) grantCreate() *cobra.Command {
 	flags.StringVar(&body.TokenTTL, "token-ttl", "", "how long the enrollment URL lives, 1m to 24h (default 15m)")
 	flags.StringVar(&body.Rate, "rate", "", "how many requests, such as 120/min (default 120/min)")
 	flags.IntVar(&burst, "burst", 0, "how many requests at once (default 60)")
+	flags.Int64Var(&rows, "rows-per-day", 0, "the most rows on a day of UTC (default as many as rate and scope allow)")
 	return require(cmd, "peer", "user", "scope")
 }
 
@@ -277,5 +284,9 @@ func rateOf(g grantDoc) string {
 	if g.RatePerMinute == nil || g.Burst == nil {
 		return ""
 	}
-	return fmt.Sprintf("%d/min, burst %d", *g.RatePerMinute, *g.Burst)
+	rate := fmt.Sprintf("%d/min, burst %d", *g.RatePerMinute, *g.Burst)
+	if g.RowsPerDay != nil {
+		rate += fmt.Sprintf(", %d rows a day", *g.RowsPerDay)
+	}
+	return rate
 }

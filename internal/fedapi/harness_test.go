@@ -115,7 +115,7 @@ func newGateway(t *testing.T) *gateway {
 		Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
 	})
 	g.serving = serving.New(serving.Config{
-		Store: &postgres.Serving{DB: g.stores}, Audit: direct{&postgres.AuditLog{DB: g.stores}}, Limiter: limiter,
+		Store: &postgres.Serving{DB: g.stores}, Budgets: &postgres.Serving{DB: g.stores}, Audit: direct{&postgres.AuditLog{DB: g.stores}}, Limiter: limiter,
 		Cursors: page.New(keys.AEAD("cursor")), Hash: func(b []byte) []byte { return keys.MAC("query", b) },
 		Now: g.clock.now, Log: slog.New(slog.DiscardHandler), Refused: serving.NewRefusedLately(g.clock.now),
 		Searcher: serving.NewSearcher(embed.Hash{}),

@@ -32,6 +32,7 @@ type Grant struct {
 	Status         Status // as stored; EffectiveStatus is what holds now
 	RatePerMinute  *int   // nil for DefaultLimit's
 	Burst          *int   // nil for DefaultLimit's
+	RowsPerDay     *int64 // nil: no budget of rows
 	ExpiresAt      *time.Time
 	ApprovedBy     *uuid.UUID // nil when the admin socket approved it, which has no user
 	ApprovedAt     *time.Time // set when approved

@@ -13,10 +13,11 @@ type Limit struct {
 	Burst     int // 1..1,000,000
 }
 
-// MaxRate and MaxBurst are the highest limits that can be set.
+// The highest limits that can be set.
 const (
-	MaxRate  = 1_000_000
-	MaxBurst = 1_000_000
+	MaxRate       = 1_000_000
+	MaxBurst      = 1_000_000
+	MaxRowsPerDay = 1_000_000_000
 )
 
 // DefaultLimit is the limit of a grant that sets none.
@@ -35,6 +36,12 @@ var (
 		Code:   "burst_invalid",
 		Detail: "a burst is 1 to 1000000 requests",
 		Hint:   "leave it out for 60",
+	}
+	ErrRowsPerDayInvalid = &fault.Fault{
+		Kind:   fault.Invalid,
+		Code:   "rows_per_day_invalid",
+		Detail: "a budget of rows is 1 to 1000000000 a day",
+		Hint:   "leave it out for no budget; the rate and the rows of a query bound it then",
 	}
 )
 
@@ -73,6 +80,14 @@ func CheckRate(perMinute int) error {
 func CheckBurst(burst int) error {
 	if burst < 1 || burst > MaxBurst {
 		return ErrBurstInvalid
+	}
+	return nil
+}
+
+// CheckRowsPerDay holds a budget of rows to 1..1,000,000,000 a day.
+func CheckRowsPerDay(rows int64) error {
+	if rows < 1 || rows > MaxRowsPerDay {
+		return ErrRowsPerDayInvalid
 	}
 	return nil
 }

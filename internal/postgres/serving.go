@@ -15,7 +15,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/serving"
 )
 
-// Serving reads for peers. It is the serving.Store of the gateway.
+// Serving reads for peers. It is the serving.Store of the gateway, and its serving.Budgets.
 //
 // Every read is one statement on the primary, and so one snapshot. Its first part decides whether the
 // certificate, the grant, the peer and the user are good in that snapshot; its other parts read rows only if
@@ -83,14 +83,14 @@ func refusal(code string) error {
 // Plan implements serving.Store.
 func (s *Serving) Plan(ctx context.Context, fingerprint [32]byte) (serving.Plan, error) {
 	const q = `SELECT g.id, g.subject_user_id, p.id, p.name, g.version, g.scope, g.rate_per_minute, g.burst,
-			p.rate_per_minute, p.burst, g.expires_at, g.cache_seconds
+			p.rate_per_minute, p.burst, g.rows_per_day, g.expires_at, g.cache_seconds
 		FROM federation_certificates c JOIN federation_grants g ON g.id = c.grant_id JOIN federation_peers p ON p.id = g.peer_id
 		WHERE c.fingerprint = $1`
 	var p serving.Plan
 	var g grant.Grant
 	var peerRate, peerBurst *int
 	err := s.pool.QueryRow(ctx, q, fingerprint[:]).Scan(&p.GrantID, &p.UserID, &p.PeerID, &p.PeerName, &p.Version, scopeColumn{&p.Scope},
-		&g.RatePerMinute, &g.Burst, &peerRate, &peerBurst, &p.ExpiresAt, &p.CacheSeconds)
+		&g.RatePerMinute, &g.Burst, &peerRate, &peerBurst, &p.RowsPerDay, &p.ExpiresAt, &p.CacheSeconds)
 	if notFound(err) {
 		return p, serving.ErrCertificateUnknown
 	} else if err != nil {

@@ -234,6 +234,9 @@ func (s *Service) Search(ctx context.Context, c Caller, q SearchRequest) (Answer
 			}
 			prepared = true
 		}
+		if r.most > 0 && r.most < p.Rows {
+			p.Limit, p.Rows, p.Capped = r.most, r.most, true
+		}
 		found, err := s.Searcher.Run(ctx, grantKey(plan.GrantID), func() (Found, error) {
 			return s.Store.Search(ctx, SearchQuery{Check: r.check(), Filter: plan.Scope.Filter(kind), Lookup: p.Lookup})
 		})

@@ -4,7 +4,7 @@
 //
 //	identity from the certificate -> limit on certificates refused lately -> one statement that checks
 //	certificate, grant, peer, user and scope version and reads the rows -> limit per grant and peer ->
-//	audit record durable -> answer
+//	budget of rows, if the grant has one -> audit record durable -> answer
 //
 // There is no cache between a revoke and a request: a parsed scope is kept, but the statement refuses to answer
 // for another version of the grant than the one it was parsed from.
@@ -99,6 +99,7 @@ type Plan struct {
 	Scope        scope.Scope
 	Limit        grant.Limit
 	PeerLimit    *grant.Limit // nil: none
+	RowsPerDay   *int64       // nil: as many as the limits allow
 	ExpiresAt    *time.Time
 	CacheSeconds int
 }
@@ -180,6 +181,7 @@ type Config struct {
 	Store    Store
 	Audit    Recorder
 	Limiter  Limiter
+	Budgets  Budgets
 	Cursors  *page.Sealer
 	Hash     Hasher
 	Now      func() time.Time
@@ -221,6 +223,9 @@ type run struct {
 	spent    bool           // counted against its limits
 	standing grant.Standing // after that
 	seen     Observation
+
+	most     int         // rows the answer may hold, when that is fewer than were asked for; 0: as many as were asked for
+	reserved Reservation // of the grant's budget of rows
 }
 
 func (s *Service) begin(c Caller, verb, res string, query []byte) *run {
@@ -256,12 +261,16 @@ func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out An
 		err = failed
 	}
 	out.Limit = r.standing
+	if err == nil {
+		a, err = r.withinBudget(ctx, a, work)
+	}
 	if err != nil {
 		return out, r.refuse(ctx, err)
 	}
 	err = s.Audit.Record(ctx, r.event(200, audit.OK, "", a))
 	r.lap(StepAudit)
 	if err != nil {
+		r.giveBack(ctx, r.reserved.Rows)
 		return out, err
 	}
 	if s.Touch != nil {

@@ -36,6 +36,9 @@ func (s *Service) List(ctx context.Context, c Caller, q ListRequest) (Answer, er
 			return answer{}, s.authorizedError(ctx, r.check(), err)
 		}
 		lq.Check = r.check()
+		if r.most > 0 && r.most < lq.Rows {
+			lq.Rows, capped = r.most, true
+		}
 		rows, err := s.Store.List(ctx, lq)
 		if err != nil {
 			return answer{}, err
@@ -133,6 +136,7 @@ type capabilities struct {
 	Resources     []resourceVerbs  `json:"resources"`
 	MaxRows       int              `json:"max_rows_per_query"`
 	RateLimit     rateLimit        `json:"rate_limit"`
+	RowBudget     *rowBudget       `json:"row_budget"`
 	CacheSeconds  int              `json:"cache_seconds"`
 	GrantExpires  *time.Time       `json:"grant_expires_at"`
 	Certificate   certificateDates `json:"certificate"`
@@ -162,9 +166,13 @@ func (s *Service) Capabilities(ctx context.Context, c Caller) (Answer, error) {
 		if err := s.Store.Authorize(ctx, r.check()); err != nil {
 			return answer{}, err
 		}
+		budget, err := s.budget(ctx, p)
+		if err != nil {
+			return answer{}, err
+		}
 		out := capabilities{
 			GrantID: p.GrantID, SubjectUserID: p.UserID, Scope: p.Scope, MaxRows: p.Scope.MaxRowsPerQuery,
-			RateLimit:    rateLimit{PerMinute: p.Limit.PerMinute, Burst: p.Limit.Burst},
+			RateLimit: rateLimit{PerMinute: p.Limit.PerMinute, Burst: p.Limit.Burst}, RowBudget: budget,
 			CacheSeconds: p.CacheSeconds, GrantExpires: p.ExpiresAt,
 			Certificate: certificateDates{c.Identity.Serial, c.Identity.NotBefore, c.Identity.NotAfter},
 		}
