@@ -18,7 +18,8 @@ func gateway(env cli.Env) cli.Gateway {
 				Version: env.Version, Environ: env.Environ(), Stdout: o.Stdout, Stderr: o.Stderr, Now: env.Now,
 			})
 		},
-		Serve: func(ctx context.Context, o cli.Streams) error { return daemon.Serve(ctx, serveOptions(env, o)) },
+		Serve:  func(ctx context.Context, o cli.Streams) error { return daemon.Serve(ctx, serveOptions(env, o)) },
+		Config: func(o cli.Streams) error { return daemon.ShowConfig(serveOptions(env, o)) },
 		Migrate: func(ctx context.Context, status bool, o cli.Streams) error {
 			if status {
 				return daemon.MigrationStatus(ctx, serveOptions(env, o))

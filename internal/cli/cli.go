@@ -44,6 +44,8 @@ type Gateway struct {
 	Dev func(ctx context.Context, o DevOptions) error
 	// Serve runs one replica until ctx ends.
 	Serve func(ctx context.Context, o Streams) error
+	// Config lists the settings in force, and returns what is wrong with them.
+	Config func(o Streams) error
 	// Migrate applies the migrations that are pending, or tells which are.
 	Migrate func(ctx context.Context, status bool, o Streams) error
 }

@@ -23,6 +23,11 @@ func (a *app) gateway() *cobra.Command {
 	if a.env.Gateway.Serve != nil {
 		cmd.AddCommand(a.serve())
 	}
+	if a.env.Gateway.Config != nil {
+		cmd.AddCommand(a.leaf("config", nil, "Print the settings that the environment gives, and what is wrong with them", func(*cobra.Command, []string) error {
+			return a.env.Gateway.Config(a.streams())
+		}))
+	}
 	if a.env.Gateway.Migrate != nil {
 		cmd.AddCommand(a.migrate())
 	}

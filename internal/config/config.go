@@ -42,11 +42,11 @@ type Config struct {
 	TrustedProxies []netip.Prefix `env:"MOSAIC_TRUSTED_PROXIES" tiers:"standalone,federated" doc:"addresses or CIDR ranges of the proxies in front, separated by commas: X-Forwarded-For and the PROXY protocol count only from them"`
 	Dir            string         `env:"MOSAIC_DIR" tiers:"standalone,federated" doc:"directory of the admin socket; /run/mosaic for serve, .mosaic for dev and for commands"`
 	MetricsListen  string         `env:"MOSAIC_METRICS_LISTEN" doc:"HOST:PORT of the listener for Prometheus, which is for the inside only; none without it"`
-	LogLevel       slog.Level     `env:"MOSAIC_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
+	LogLevel       slog.Level     `env:"MOSAIC_LOG_LEVEL" envDefault:"info" doc:"one of debug, info, warn and error"`
 	OIDArc         []identity.Arc `env:"MOSAIC_OID_ARC" doc:"the arc of the two certificate extensions; after a comma, old arcs that are still accepted"`
 
 	DatabaseURL seal.Secret `env:"DATABASE_URL" tiers:"standalone,federated" doc:"the PostgreSQL primary, 15 or newer with pgvector"`
-	AutoMigrate bool        `env:"MOSAIC_AUTO_MIGRATE" envDefault:"false" tiers:"standalone,federated" doc:"true lets a replica bring the schema up to date before it serves"`
+	AutoMigrate bool        `env:"MOSAIC_AUTO_MIGRATE" envDefault:"false" tiers:"standalone,federated" doc:"with true, a replica brings the schema up to date before it serves"`
 	Keyset      seal.Secret `env:"MOSAIC_SEAL_KEYSET" doc:"the sealing keys: a Tink keyset in JSON, as gateway dev keeps one in seal-keyset.json"`
 	AuthSecret  seal.Secret `env:"BETTER_AUTH_SECRET" doc:"derives the sealing key when there is no keyset; 32 bytes or more"`
 	AuditMonths uint16      `env:"MOSAIC_AUDIT_RETENTION_MONTHS" envDefault:"0" doc:"whole months of audit rows that are kept beside the present one; older ones are dropped, and 0 keeps all"`

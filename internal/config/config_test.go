@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"flag"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -85,13 +86,13 @@ func TestContradictionsAreRefused(t *testing.T) {
 	}{
 		"dev under another tier":           {[]string{"MOSAIC_TIER=federated"}, config.Local, "MOSAIC_TIER"},
 		"serve under the local tier":       {whole("MOSAIC_TIER=local"), "", "MOSAIC_TIER"},
-		"no tier":                          {whole("MOSAIC_TIER="), "", ""},
+		"no tier":                          {whole("MOSAIC_TIER="), "", "MOSAIC_TIER"},
 		"a tier nobody knows":              {whole("MOSAIC_TIER=big"), "", "MOSAIC_TIER"},
 		"two names, two values":            {whole("BETTER_AUTH_URL=https://other"), "", "MOSAIC_PUBLIC_URL"},
 		"a certificate without its key":    {whole("MOSAIC_FEDERATION_TLS_CERT_FILE=/x"), "", "MOSAIC_FEDERATION_TLS_CERT_FILE"},
 		"standalone with a federation":     {whole("MOSAIC_TIER=standalone"), "", "MOSAIC_FEDERATION_URL"},
 		"a secret and its file":            {whole("DATABASE_URL_FILE=/x"), "", "DATABASE_URL"},
-		"a file that is not there":         {whole("DATABASE_URL=", "VALKEY_URL_FILE=/nowhere", "VALKEY_URL="), "", ""},
+		"a file that is not there":         {whole("VALKEY_URL_FILE=/nowhere", "VALKEY_URL="), "", "VALKEY_URL_FILE"},
 		"a URL with a password":            {whole("STEP_CA_URL=https://u:p@ca"), "", "STEP_CA_URL"},
 		"a federation URL that has a path": {whole("MOSAIC_FEDERATION_URL=https://fed/x"), "", "MOSAIC_FEDERATION_URL"},
 	} {
@@ -153,5 +154,51 @@ func TestEverySettingIsDescribed(t *testing.T) {
 			t.Errorf("setting %+v", s)
 		}
 		seen[s.Name] = true
+	}
+}
+
+var update = flag.Bool("update", false, "write docs/configuration.md")
+
+func TestThePageOfSettingsIsWrittenFromTheCode(t *testing.T) {
+	t.Parallel()
+	page := filepath.Join("..", "..", "docs", "configuration.md")
+	if *update {
+		if err := os.WriteFile(page, []byte(config.Markdown()), 0o644); err != nil { //nolint:gosec // a page of the repository
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(config.Markdown(), string(got)); diff != "" {
+		t.Errorf("docs/configuration.md is not what the code says; run: go test ./internal/config -update\n%s", diff)
+	}
+}
+
+func TestASettingIsExplainedWithoutItsSecret(t *testing.T) {
+	t.Parallel()
+	got := map[string]config.Explained{}
+	for _, e := range config.Explain(whole("STEP_CA_PROVISIONER_PASSWORD=", "STEP_CA_PROVISIONER_PASSWORD_FILE=/run/pw", "MOSAIC_PUBLIC_URL=", "BETTER_AUTH_URL=https://x"), "") {
+		got[e.Name] = e
+		if strings.Contains(e.Value, "pw@") || strings.Contains(e.Value, "0123456789") {
+			t.Errorf("%s shows a secret: %s", e.Name, e.Value)
+		}
+	}
+	for name, want := range map[string]config.Explained{
+		"DATABASE_URL":                 {Name: "DATABASE_URL", Value: "[sealed]", From: "environment"},
+		"STEP_CA_PROVISIONER_PASSWORD": {Name: "STEP_CA_PROVISIONER_PASSWORD", Value: "[sealed]", From: "file /run/pw"},
+		"GATEWAY_PORT":                 {Name: "GATEWAY_PORT", Value: "3000", From: "default"},
+		"MOSAIC_PUBLIC_URL":            {Name: "MOSAIC_PUBLIC_URL", Value: "https://x", From: "BETTER_AUTH_URL"},
+		"EMBEDDINGS_URL":               {Name: "EMBEDDINGS_URL"},
+	} {
+		if got[name] != want {
+			t.Errorf("%s: %+v, want %+v", name, got[name], want)
+		}
+	}
+	for _, e := range config.Explain(nil, config.Local) {
+		if e.Name == "VALKEY_URL" {
+			t.Error("the local tier is said to read VALKEY_URL")
+		}
 	}
 }

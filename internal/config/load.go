@@ -96,8 +96,10 @@ type loader struct {
 func newLoader(environ []string) *loader {
 	l := &loader{given: map[string]string{}}
 	for _, pair := range environ {
-		if name, value, ok := strings.Cut(pair, "="); ok && value != "" {
-			l.given[name] = value
+		name, value, _ := strings.Cut(pair, "=")
+		l.given[name] = value // the last one counts, as for every process
+		if value == "" {
+			delete(l.given, name)
 		}
 	}
 	return l

@@ -13,7 +13,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -271,6 +274,31 @@ func readRoots(path string) ([]*x509.Certificate, error) {
 		return nil, stepca.ErrConfig.With("STEP_CA_ROOT_CERT_PATH names a file that cannot be read").Because(err)
 	}
 	return stepca.ParseRoots(b)
+}
+
+// ShowConfig prints the settings of gateway serve, or without a MOSAIC_TIER those of gateway dev, and returns what is
+// wrong with them.
+func ShowConfig(o ServeOptions) error {
+	tier := config.Local
+	if slices.ContainsFunc(o.Environ, func(s string) bool { return strings.HasPrefix(s, "MOSAIC_TIER=") && s != "MOSAIC_TIER=" }) {
+		tier = ""
+	}
+	_, wrong := config.Load(o.Environ, tier)
+	list := config.Explain(o.Environ, tier)
+	if o.JSON {
+		return errors.Join(json.NewEncoder(o.Stdout).Encode(list), wrong)
+	}
+	w := tabwriter.NewWriter(o.Stdout, 0, 0, 2, ' ', 0)
+	for _, e := range list {
+		from := e.From
+		if from == "" {
+			from = "-"
+		}
+		if _, err := fmt.Fprintf(w, "%s\t%s\t%s\n", e.Name, e.Value, from); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.Flush(), wrong)
 }
 
 // Migrate brings the schema of DATABASE_URL up to date.
