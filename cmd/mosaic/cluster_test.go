@@ -176,6 +176,11 @@ func (c *cluster) replicas(n int) []*gatewayProcess {
 	for i := range n {
 		list = append(list, c.launch("r"+strconv.Itoa(i)))
 	}
+	c.t.Cleanup(func() { // all at once: each takes its leave for a while
+		for _, g := range list {
+			_ = g.cmd.Process.Signal(syscall.SIGTERM)
+		}
+	})
 	for _, g := range list {
 		g.serves()
 	}

@@ -15,14 +15,16 @@ import (
 // front is the public HTTP server, whose handler can be replaced while it serves: a replica that waits for its
 // parts answers probes, and the API takes over on the same connections.
 type front struct {
-	server  *http.Server
-	handler atomic.Pointer[http.Handler]
+	server   *http.Server
+	handler  atomic.Pointer[http.Handler]
+	farewell *farewell // of the whole replica
 }
 
 func newFront(h http.Handler, log *slog.Logger) *front {
-	f := &front{}
+	f := &front{farewell: newFarewell()}
 	f.serve(h)
 	f.server = apiServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*f.handler.Load()).ServeHTTP(w, r) }), log)
+	f.farewell.of(f.server)
 	return f
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -84,6 +85,7 @@ type gateway struct {
 type listeners struct {
 	front                   *front
 	api, federation, socket net.Listener
+	farewell                *farewell // nil in the local tier, where nobody else could answer
 }
 
 // apiServer is a server of the HTTP API, with the bounds of its connections.
@@ -215,6 +217,12 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	trust := fedapi.Trust{Roots: g.roots, Intermediates: g.certificate.intermediates(), Profile: g.profile, Now: g.now}
 	secure := tls.NewListener(l.federation, fedapi.TLSConfig(g.certificate.get, trust))
 
+	l.farewell.of(g.federation)
+	leave := sync.OnceFunc(func() {
+		g.health.drain()
+		l.farewell.say()
+	})
+
 	front, ctx := errgroup.WithContext(ctx)
 	for _, s := range []struct {
 		server   *http.Server
@@ -230,7 +238,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 		}
 		front.Go(func() error {
 			<-ctx.Done()
-			g.health.drain()
+			leave()
 			return drain(s.server)
 		})
 	}

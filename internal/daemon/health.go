@@ -25,7 +25,8 @@ type health struct {
 	down     map[string]bool
 	draining bool
 
-	gate *gate // shut while a vital part is away; nil in the local tier, where nobody else could answer
+	swinging sync.Mutex // held over a look at the parts and what follows from it
+	gate     *gate      // shut while a vital part is away; nil in the local tier, where nobody else could answer
 }
 
 // part is one thing the gateway stands on. Without a vital one it does not serve; without another it serves,
@@ -79,6 +80,8 @@ func (h *health) follow(g *gate) {
 }
 
 func (h *health) swing() {
+	h.swinging.Lock()
+	defer h.swinging.Unlock()
 	h.mu.RLock()
 	gate := h.gate
 	ready := !h.draining
@@ -100,8 +103,9 @@ func (h *health) swing() {
 // drain makes the gateway not ready: it is about to stop.
 func (h *health) drain() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.draining = true
+	h.mu.Unlock()
+	h.swing()
 }
 
 // Report implements httpapi.Health.

@@ -92,7 +92,7 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 		return err
 	}
 	front.serve(g.api)
-	served := g.serve(ctx, listeners{front: front, federation: r.federation, socket: r.socket}, func() error { return r.announce(g) })
+	served := g.serve(ctx, listeners{front: front, federation: r.federation, socket: r.socket, farewell: front.farewell}, func() error { return r.announce(g) })
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		served = errors.Join(served, cause)
 	}
