@@ -47,6 +47,7 @@ var packages = map[string]layer{
 	"internal/querying":             useCase,
 	"internal/upkeep":               useCase,
 	"internal/edge":                 useCase, // what both HTTP adapters share
+	"internal/door":                 useCase, // in front of both
 	"migrations":                    leaf,
 	"deploy/step-ca":                leaf,
 	"internal/ca/token":             useCase, // what both CA adapters share
@@ -104,9 +105,10 @@ var owners = []struct {
 	{"github.com/tink-crypto/tink-go", []string{"internal/seal"}, "sealed values have one format"},
 	{"github.com/transparency-dev/merkle", []string{"internal/audit"}, "the tamper-evident log has one construction"},
 	{"golang.org/x/mod", []string{"internal/audit"}, "checkpoints have one format"},
+	{"github.com/pires/go-proxyproto", []string{"internal/door"}, "an address is taken from a proxy in one place"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
 	{"github.com/redis/go-redis", []string{"internal/valkey", "internal/valkey/valkeytest"}, "one seam for driver errors, and no secret of the address past it"},
-	{"net/http", []string{"internal/edge", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
+	{"net/http", []string{"internal/edge", "internal/door", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
 }
 
 // caPackages may know Step-CA: the two adapters, what they share, and their tests' packages.

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -92,7 +91,7 @@ type listeners struct {
 func apiServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: apiReadHeader, ReadTimeout: apiRead, WriteTimeout: apiWrite, IdleTimeout: apiIdle,
-		MaxHeaderBytes: apiHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: apiHeader, DisableGeneralOptionsHandler: true, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -210,12 +209,13 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 
 	admin := apiServer(g.api, g.log)
 	admin.ConnContext = httpapi.SocketContext
-	public := apiServer(g.api, g.log)
+	public, api := apiServer(g.api, g.log), l.api
 	if l.front != nil {
 		public = l.front.server // it serves already
+	} else {
+		api = apiDoor(l.api, public, g.settings.TrustedProxies, nil, g.log, g.now)
 	}
-	trust := fedapi.Trust{Roots: g.roots, Intermediates: g.certificate.intermediates(), Profile: g.profile, Now: g.now}
-	secure := tls.NewListener(l.federation, fedapi.TLSConfig(g.certificate.get, trust))
+	secure := g.federationDoor(l.federation)
 
 	l.farewell.of(g.federation)
 	leave := sync.OnceFunc(func() {
@@ -227,7 +227,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	for _, s := range []struct {
 		server   *http.Server
 		listener net.Listener
-	}{{public, l.api}, {admin, l.socket}, {g.federation, secure}} {
+	}{{public, api}, {admin, l.socket}, {g.federation, secure}} {
 		if s.listener != nil {
 			front.Go(func() error {
 				if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {

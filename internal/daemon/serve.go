@@ -75,10 +75,11 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	}
 	// The gateway's own API takes over from this one: a probe is answered from the first moment.
 	front := newFront(httpapi.Starting(httpapi.Config{Health: r.waiting, Log: log, Now: o.Now}), log)
+	api := apiDoor(r.api, front.server, c.TrustedProxies, nil, log, o.Now)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	go func() {
-		if err := front.server.Serve(r.api); !errors.Is(err, http.ErrServerClosed) {
+		if err := front.server.Serve(api); !errors.Is(err, http.ErrServerClosed) {
 			fail(err)
 		}
 	}()

@@ -94,6 +94,11 @@ func Observe(log *slog.Logger, listener string, trusted []netip.Prefix, now func
 				m.route = route.RoutePattern()
 				line(log, listener, r, rec, m, now().Sub(started))
 			}()
+			// A request with both lengths ends its connection (RFC 9112, section 6.1). Which ones had both is not known
+			// any more here, so every chunked one does: whatever was smuggled behind it is not read as a request.
+			if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+				h.Set("Connection", "close")
+			}
 			if r.Header.Get("Content-Encoding") != "" {
 				WriteProblem(rec, r, ErrContentEncoding)
 				return

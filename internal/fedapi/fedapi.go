@@ -3,6 +3,7 @@
 package fedapi
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/mosaicstack/gateway/internal/door"
 	"github.com/mosaicstack/gateway/internal/edge"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
@@ -31,7 +33,33 @@ const (
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 16 << 10
 	maxIdentities     = 10_000
+	// What one certificate may have under way. More waits; who waits for longer than this is told to slow down.
+	maxUnderWay  = 128
+	waitForPlace = 5 * time.Second
+	// What one certificate may leave unread: its next requests are refused until it has read on.
+	maxUnread = 32 << 20
+	// A request goes on without its client for at most this long.
+	maxDuration = 15 * time.Second
 )
+
+// Bounds are the limits of the listener's connections, for the door in front of it. Generous: a peer may have
+// many replicas behind one address, and pools of connections in each.
+func Bounds() door.Bounds {
+	return door.Bounds{
+		Pending: 2048, PendingPerAddress: 512, Held: 8192, HeldPerHolder: 512, Failures: 30,
+		Handshake: 5 * time.Second, Lifetime: time.Hour, BytesPerRequest: 128 << 10,
+	}
+}
+
+// streams are the bounds of an HTTP/2 connection. A request has a header and little else, so windows are small;
+// a client that reads nothing is noticed by its bytes, one that says nothing by pings.
+func streams() *http.HTTP2Config {
+	return &http.HTTP2Config{
+		MaxConcurrentStreams: 100, MaxReadFrameSize: 16 << 10, MaxDecoderHeaderTableSize: 4 << 10,
+		MaxReceiveBufferPerConnection: 256 << 10, MaxReceiveBufferPerStream: 64 << 10,
+		SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: writeDeadline,
+	}
+}
 
 var errQuery = &fault.Fault{
 	Kind: fault.Invalid, Code: "query_invalid", Detail: "the query has a parameter that is not read here",
@@ -49,28 +77,23 @@ type Config struct {
 	Profile identity.Profile
 	Log     *slog.Logger
 	Now     func() time.Time
+	Wrote   func(took time.Duration) // told how long each answer took to be written; nil: nobody measures
 }
 
 type handler struct {
 	Config
 
-	mu         sync.RWMutex
-	identities map[[32]byte]identity.Identity
+	mu    sync.RWMutex
+	known map[[32]byte]*holder
 }
 
 // NewServer returns the server of the federation listener; serve it on a TLS listener with TLSConfig.
 func NewServer(c Config) *http.Server {
-	h := &handler{Config: c, identities: map[[32]byte]identity.Identity{}}
+	h := &handler{Config: c, known: map[[32]byte]*holder{}}
 	r := chi.NewRouter()
-	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		caller, err := h.caller(r)
-		if err == nil {
-			var a serving.Answer
-			a, err = h.Serving.Unknown(r.Context(), caller)
-			writeLimit(w.Header(), a.Limit)
-		}
-		h.refuse(w, r, err)
-	})
+	r.NotFound(h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
+		return h.Serving.Unknown(r.Context(), c)
+	}))
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", allowed(r.URL.Path))
 		h.refuse(w, r, errMethod)
@@ -98,8 +121,8 @@ func NewServer(c Config) *http.Server {
 	return &http.Server{
 		Handler:           edge.Observe(c.Log, "federation", nil, c.Now)(r),
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog:       slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // failed handshakes: strangers write these
+		MaxHeaderBytes: maxHeaderBytes, HTTP2: streams(), DisableGeneralOptionsHandler: true,
+		ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // failed handshakes: strangers write these
 	}
 }
 
@@ -157,15 +180,25 @@ func (h *handler) serve(answer func(*http.Request, serving.Caller) (serving.Answ
 	return h.serveAs(typeJSON, answer)
 }
 
+// serveAs answers in a media type. The use case does not see its client go: a statement that is cut off in the middle
+// costs its database connection (pgx closes it), so a peer that resets its requests as fast as it makes them would
+// have the pool dial all the time, at everybody's expense. Worked to its end, a request spends the grant's limit.
 func (h *handler) serveAs(media string, answer func(*http.Request, serving.Caller) (serving.Answer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		caller, err := h.caller(r)
+		caller, who, err := h.caller(r)
 		if err != nil {
 			h.refuse(w, r, err)
 			return
 		}
 		edge.NoteActor(r.Context(), "grant:"+caller.Identity.GrantID.String())
-		a, err := answer(r, caller)
+		if err := who.enter(r.Context()); err != nil {
+			h.refuse(w, r, err)
+			return
+		}
+		defer who.leave()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), maxDuration)
+		defer cancel()
+		a, err := answer(r.WithContext(ctx), caller)
 		writeLimit(w.Header(), a.Limit)
 		if err != nil {
 			h.refuse(w, r, err)
@@ -175,7 +208,13 @@ func (h *handler) serveAs(media string, answer func(*http.Request, serving.Calle
 		head := w.Header()
 		head.Set("Content-Type", media)
 		head.Set("Cache-Control", "no-store")
+		who.unread.Add(int64(len(a.Body)))
+		defer who.unread.Add(-int64(len(a.Body)))
+		started := h.Now()
 		_, _ = w.Write(a.Body) // a client that is gone has its audit row all the same
+		if h.Wrote != nil {
+			h.Wrote(h.Now().Sub(started))
+		}
 	}
 }
 
@@ -186,26 +225,21 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 
 // caller reads the identity out of the connection's certificate. The handshake has checked chain and profile;
 // the profile is checked here again, because this is where it is relied on.
-func (h *handler) caller(r *http.Request) (serving.Caller, error) {
+func (h *handler) caller(r *http.Request) (serving.Caller, *holder, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return serving.Caller{}, identity.ErrProfile.Because(errors.New("no client certificate"))
+		return serving.Caller{}, nil, identity.ErrProfile.Because(errors.New("no client certificate"))
 	}
 	leaf := r.TLS.PeerCertificates[0]
 	fingerprint := identity.Fingerprint(leaf.Raw)
 	h.mu.RLock()
-	id, ok := h.identities[fingerprint]
+	who, ok := h.known[fingerprint]
 	h.mu.RUnlock()
 	if !ok {
-		var err error
-		if id, err = h.Profile.Parse(leaf); err != nil {
-			return serving.Caller{}, err
+		id, err := h.Profile.Parse(leaf)
+		if err != nil {
+			return serving.Caller{}, nil, err
 		}
-		h.mu.Lock()
-		if len(h.identities) >= maxIdentities {
-			clear(h.identities)
-		}
-		h.identities[fingerprint] = id
-		h.mu.Unlock()
+		who = h.keep(fingerprint, id)
 	}
-	return serving.Caller{Identity: id, RequestID: edge.RequestID(r.Context()), RemoteAddress: edge.ClientAddress(r.Context())}, nil
+	return serving.Caller{Identity: who.identity, RequestID: edge.RequestID(r.Context()), RemoteAddress: edge.ClientAddress(r.Context())}, who, nil
 }

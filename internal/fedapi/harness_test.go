@@ -14,8 +14,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +26,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/account"
 	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/door"
 	"github.com/mosaicstack/gateway/internal/embed"
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fedapi"
@@ -85,7 +88,29 @@ type gateway struct {
 	log     lines
 	tickets [32]byte // the key of session tickets, which replicas share
 	own     *tls.Certificate
+	bounds  door.Bounds
+	proxies []netip.Prefix
+	refused *reasons
+	door    *door.Listener
 	addr    string
+}
+
+// reasons counts what connections were turned away for.
+type reasons struct {
+	mu sync.Mutex
+	n  map[door.Reason]int
+}
+
+func (r *reasons) add(why door.Reason) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n[why]++
+}
+
+func (r *reasons) of(why door.Reason) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.n[why]
 }
 
 // direct records without the group commit of audit.Writer.
@@ -95,7 +120,7 @@ func (d direct) Record(ctx context.Context, e audit.Event) error {
 	return d.Append(ctx, audit.NewLog().Next([]audit.Event{e}))
 }
 
-func newGateway(t *testing.T) *gateway {
+func newGateway(t *testing.T, change ...func(*gateway)) *gateway {
 	t.Helper()
 	keys, err := seal.Derive([]byte("a secret of the tests, long enough to derive from"))
 	if err != nil {
@@ -105,7 +130,7 @@ func newGateway(t *testing.T) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gateway{t: t, ca: mustCA(t, ours), clock: &clock{}, pool: pg.Pool(t), log: make(lines, 1000)}
+	g := &gateway{t: t, ca: mustCA(t, ours), clock: &clock{}, pool: pg.Pool(t), log: make(lines, 1000), bounds: fedapi.Bounds(), refused: &reasons{n: map[door.Reason]int{}}}
 	g.stores = postgres.New(g.pool)
 	_, _ = rand.Read(g.tickets[:])
 	g.own = g.ca.server(t)
@@ -120,6 +145,9 @@ func newGateway(t *testing.T) *gateway {
 		Now: g.clock.now, Log: slog.New(slog.DiscardHandler), Refused: serving.NewRefusedLately(g.clock.now),
 		Searcher: serving.NewSearcher(embed.Hash{}),
 	})
+	for _, c := range change {
+		c(g)
+	}
 	g.addr = g.listen(g.trust())
 	return g
 }
@@ -133,8 +161,12 @@ func (g *gateway) trust() fedapi.Trust {
 func (g *gateway) server(p identity.Profile) *http.Server {
 	return fedapi.NewServer(fedapi.Config{
 		Serving: g.serving, Profile: p, Now: g.clock.now,
-		Log: slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log: g.logger(),
 	})
+}
+
+func (g *gateway) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // listen starts a replica that trusts as t says, and returns its address.
@@ -147,8 +179,14 @@ func (g *gateway) listen(t fedapi.Trust) string {
 	conf := fedapi.TLSConfig(func() (*tls.Certificate, error) { return g.own, nil }, t)
 	conf.SetSessionTicketKeys([][32]byte{g.tickets})
 	s := g.server(t.Profile)
+	g.door = door.Listen(l, door.Config{
+		Bounds: g.bounds, TLS: conf, Proxies: g.proxies, ProxyHeader: true, Now: g.clock.now, Log: g.logger(),
+		Refused: func(_ netip.Addr, r door.Reason) { g.refused.add(r) },
+	})
+	g.door.Guard(s)
+	secure := g.door
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(tls.NewListener(l, conf)) }()
+	go func() { done <- s.Serve(secure) }()
 	g.t.Cleanup(func() {
 		_ = s.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
@@ -163,6 +201,12 @@ var act = audit.Act{RequestID: "test", Actor: "test"}
 // enrol makes a user with a grant over tasks, and redeems its token for a certificate.
 func (g *gateway) enrol(email string) (*tls.Certificate, grant.Grant) {
 	g.t.Helper()
+	return g.enrolAt(email, nil)
+}
+
+// enrolAt is enrol with a limit for the grant, requests a minute and at once.
+func (g *gateway) enrolAt(email string, rate *int) (*tls.Certificate, grant.Grant) {
+	g.t.Helper()
 	ctx := g.t.Context()
 	if _, err := (&postgres.Accounts{DB: g.stores}).CreateUser(ctx, account.User{Email: email, Role: account.Member}, act); err != nil {
 		g.t.Fatal(err)
@@ -175,7 +219,7 @@ func (g *gateway) enrol(email string) (*tls.Certificate, grant.Grant) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	made, _, err := (&postgres.Grants{DB: g.stores}).CreateGrant(ctx, postgres.NewGrant{PeerName: "home", SubjectUser: email, Scope: s}, postgres.NewToken{Hash: hash, TTL: time.Minute}, act)
+	made, _, err := (&postgres.Grants{DB: g.stores}).CreateGrant(ctx, postgres.NewGrant{PeerName: "home", SubjectUser: email, Scope: s, RatePerMinute: rate, Burst: rate}, postgres.NewToken{Hash: hash, TTL: time.Minute}, act)
 	if err != nil {
 		g.t.Fatal(err)
 	}

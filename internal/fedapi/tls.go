@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/mosaicstack/gateway/internal/door"
 	"github.com/mosaicstack/gateway/internal/identity"
 )
 
@@ -34,7 +35,10 @@ func TLSConfig(certificate func() (*tls.Certificate, error), t Trust) *tls.Confi
 		ClientCAs:      roots, // names the CA in the handshake, so that clients pick the right certificate
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			return t.verify(cs.PeerCertificates, roots)
+			if err := t.verify(cs.PeerCertificates, roots); err != nil {
+				return &door.Untrusted{Err: err}
+			}
+			return nil
 		},
 	}
 }
