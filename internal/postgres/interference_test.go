@@ -15,7 +15,7 @@ import (
 )
 
 // TestWhatIsOutsideTheScopeChangesNoByte asks everything a grant can ask, changes what is outside its scope, and
-// asks again: bodies, counts, cursors and audit events are the same.
+// asks again: bodies, counts, cursors, ranks, scores, snippets and audit events are the same.
 func TestWhatIsOutsideTheScopeChangesNoByte(t *testing.T) {
 	t.Parallel()
 	s := newServed(t)
@@ -37,13 +37,17 @@ func TestWhatIsOutsideTheScopeChangesNoByte(t *testing.T) {
 
 // line is one request of a script. A list is followed to its last page.
 type line struct {
-	list asking
-	get  string // an id
+	list   asking
+	get    string // an id
+	search string // a body
 }
 
 func (l line) String() string {
 	if l.get != "" {
 		return "get " + l.list.resource + " " + l.get
+	}
+	if l.search != "" {
+		return "search " + l.list.resource + " " + l.search
 	}
 	return fmt.Sprintf("list %s limit %q since %q", l.list.resource, l.list.limit, l.list.since)
 }
@@ -53,8 +57,9 @@ func (tw *twin) drawScript(g twinGrant) []line {
 	for _, name := range allResources {
 		_, since := tw.drawSince(name)
 		script = append(script, line{list: asking{grant: g, resource: name, limit: limitText(tw.drawLimit(g)), since: since}})
+		script = append(script, line{list: asking{grant: g, resource: name}, search: tw.drawSearch(g).body()})
 		for _, r := range tw.rows[name] {
-			if tw.sees(g.user, g.scope, name, r) || rapid.IntRange(0, 3).Draw(tw.T, "ask for a hidden row") == 0 {
+			if rapid.IntRange(0, 3).Draw(tw.T, "ask for a row") == 0 {
 				script = append(script, line{list: asking{grant: g, resource: name}, get: r.id.String()})
 			}
 		}
@@ -72,7 +77,12 @@ func (tw *twin) play(g twinGrant, script []line) []string {
 			out[i] = tw.seen(answer, err, "")
 			continue
 		}
-		for a := l.list; ; {
+		if l.search != "" {
+			answer, err := tw.service.Search(tw.ctx(), g.caller, serving.SearchRequest{Resource: l.list.resource, Body: []byte(l.search)})
+			out[i] = tw.seen(answer, err, "")
+			continue
+		}
+		for a, n := l.list, 0; n < allPages; n++ {
 			answer, err := tw.service.List(tw.ctx(), g.caller, serving.ListRequest{Resource: a.resource, Limit: a.limit, Cursor: a.cursor, Since: a.since})
 			a.cursor = ""
 			if err == nil {
@@ -119,9 +129,9 @@ func (tw *twin) changeOutside(g twinGrant) {
 	name := rapid.SampledFrom(allResources).Draw(tw.T, "outside resource")
 	hidden := tw.hidden(g, name)
 	others := slices.DeleteFunc(slices.Clone(tw.users), func(u uuid.UUID) bool { return u == g.user })
-	kind := rapid.SampledFrom([]string{"insert", "insert", "update", "update", "delete", "member", "member", "new team", "disable", "remove user", "grant", "new user"}).Draw(tw.T, "outside change")
+	kind := rapid.SampledFrom([]string{"insert", "insert", "update", "update", "delete", "embed", "member", "member", "new team", "disable", "remove user", "grant", "new user"}).Draw(tw.T, "outside change")
 	switch {
-	case kind == "insert", len(hidden) == 0 && (kind == "update" || kind == "delete"):
+	case kind == "insert", len(hidden) == 0 && slices.Contains([]string{"update", "delete", "embed"}, kind):
 		var rows []oracleRow
 		for range rapid.IntRange(1, 12).Draw(tw.T, "outside rows") {
 			rows = append(rows, tw.hide(g, name, tw.drawRow(name)))
@@ -133,6 +143,10 @@ func (tw *twin) changeOutside(g twinGrant) {
 		tw.changeRow(name, tw.hide(g, name, r))
 	case kind == "delete":
 		tw.deleteRow(name, rapid.SampledFrom(hidden).Draw(tw.T, "hidden row").id)
+	case kind == "embed":
+		if embeds(name) {
+			tw.embed(name, rapid.SampledFrom(hidden).Draw(tw.T, "hidden row").id, tw.drawEmbedding(name))
+		}
 	case kind == "member":
 		team, user := tw.drawTeam(), tw.drawUser()
 		if user == g.user && slices.ContainsFunc(allResources, func(name string) bool { return slices.Contains(g.scope.Filters[name].Teams, team) }) {

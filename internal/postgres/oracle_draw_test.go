@@ -73,7 +73,7 @@ func (tw *twin) drawScope(used []string) scopeDocument {
 
 // Texts that a wire form, a join of documents or a search could get wrong.
 var texts = []string{
-	"plain", "zebra quartz", "Zebra", "Ünïcödé 漢字 👩‍👩‍👧", "line\nbreak\ttab \"quote\" \\ back</script>&\u2028", "\u0001\u001f\u007f\u200b\ufeff",
+	"plain", "zebra quartz", "Zebra", "quartz and a violin", "violin, violin: zebra", "Ünïcödé 漢字 👩‍👩‍👧", "line\nbreak\ttab \"quote\" \\ back</script>&\u2028", "\u0001\u001f\u007f\u200b\ufeff",
 	`{"updated_at":"2099-01-01T00:00:00.000000Z"},`, `]}`, "NULL", " ",
 }
 
@@ -90,7 +90,7 @@ func (tw *twin) drawFields(resource string) map[string]any {
 		switch name {
 		case "metadata":
 			fields[name] = rapid.SampledFrom([]map[string]any{
-				{}, {"": nil}, {"b": "x", "a": []any{true, nil, float64(7), map[string]any{"é": ""}}}, {"id": "not the row's", "team_id": nil},
+				{}, {"": nil}, {"b": "x", "a": []any{true, nil, float64(7), map[string]any{"é": ""}}}, {"id": "not the row's", "zebra": []any{"violin"}},
 			}).Draw(tw.T, "metadata")
 		default:
 			fields[name] = tw.drawText(name, name == "title" || name == "content" || name == "name")
@@ -123,7 +123,7 @@ func (tw *twin) drawTeamOrNone() uuid.UUID {
 func (tw *twin) drawRow(resource string) oracleRow {
 	return oracleRow{
 		id: tw.id(), owner: tw.drawUser(), team: tw.drawTeamOrNone(),
-		created: tw.drawTime("created"), updated: tw.drawTime("updated"), fields: tw.drawFields(resource),
+		created: tw.drawTime("created"), updated: tw.drawTime("updated"), fields: tw.drawFields(resource), embedding: tw.drawEmbedding(resource),
 	}
 }
 

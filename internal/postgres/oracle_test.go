@@ -27,6 +27,7 @@ type oracleRow struct {
 	team             uuid.UUID // Nil: a personal row
 	created, updated time.Time
 	fields           map[string]any // what the row says, without secrets
+	embedding        embedding
 }
 
 // scopeDocument is a scope as an admin writes it, with what may be left out left out.

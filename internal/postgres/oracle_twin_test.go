@@ -1,7 +1,6 @@
 package postgres_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -9,8 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -27,7 +23,6 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/account"
 	"github.com/mosaicstack/gateway/internal/audit"
-	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
 	"github.com/mosaicstack/gateway/internal/limit"
 	"github.com/mosaicstack/gateway/internal/page"
@@ -67,7 +62,8 @@ func newServed(t *testing.T) *served {
 		t.Fatal(err)
 	}
 	s.service = serving.New(serving.Config{
-		Store: &postgres.Serving{DB: db}, Audit: s.recorded, Limiter: limiter, Cursors: page.New(s.cursors),
+		Searcher: serving.NewSearcher(oracleEmbedder{}),
+		Store:    &postgres.Serving{DB: db}, Audit: s.recorded, Limiter: limiter, Cursors: page.New(s.cursors),
 		Hash: func(b []byte) []byte { return keys.MAC("query", b) }, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Refused: serving.NewRefusedLately(time.Now),
 	})
@@ -278,6 +274,9 @@ func (tw *twin) addRows(resource string, rows ...oracleRow) {
 		return
 	}
 	columns := append([]string{"id", "owner_id", "team_id", "created_at", "updated_at"}, shownColumns[resource]...)
+	if embeds(resource) {
+		columns = append(columns, "embedding", "embedding_model")
+	}
 	if secret, ok := secretColumns[resource]; ok {
 		columns = append(columns, secret)
 	}
@@ -285,6 +284,7 @@ func (tw *twin) addRows(resource string, rows ...oracleRow) {
 	for i, r := range rows {
 		docs[i] = r.wire()
 		docs[i]["secret_sealed"], docs[i]["secret_hash"] = `\x5ec2e7`, `\x5ec2e7`
+		docs[i]["embedding"], docs[i]["embedding_model"] = r.embedding.column(), r.embedding.model
 		tw.known[resource] = append(tw.known[resource], r.id)
 	}
 	tw.rows[resource] = append(tw.rows[resource], rows...)
@@ -306,106 +306,23 @@ func (tw *twin) changeRow(resource string, r oracleRow) {
 	if err := tw.pool.QueryRow(tw.ctx(), sql, args...).Scan(&r.updated); err != nil {
 		tw.Fatalf("update %s: %v", resource, err)
 	}
+	if before := tw.rows[resource][tw.find(resource, r.id)]; !sameText(resource, before, r) {
+		r.embedding = embedding{} // of what it no longer says
+	}
 	tw.rows[resource][tw.find(resource, r.id)] = r
+}
+
+// embed gives a row an embedding, which moves none of its times.
+func (tw *twin) embed(resource string, id uuid.UUID, e embedding) {
+	tw.Helper()
+	batch := &pgx.Batch{}
+	batch.Queue(`SELECT set_config('mosaic.resealing', 'on', true)`)
+	batch.Queue(`UPDATE `+resource+` SET embedding = $2::text::vector, embedding_model = nullif($3, '') WHERE id = $1`, id, e.column(), e.model)
+	tw.done(tw.pool.SendBatch(tw.ctx(), batch).Close()) // one implicit transaction
+	tw.rows[resource][tw.find(resource, id)].embedding = e
 }
 
 func (tw *twin) deleteRow(resource string, id uuid.UUID) {
 	tw.rows[resource] = slices.Delete(tw.rows[resource], tw.find(resource, id), tw.find(resource, id)+1)
 	tw.exec(`DELETE FROM `+resource+` WHERE id = $1`, id)
-}
-
-// asking is a list request.
-type asking struct {
-	grant    twinGrant
-	resource string
-	limit    string // as in the URL; empty: none
-	since    string
-	cursor   string
-}
-
-// ask sends a list request and reads the answer.
-func (tw *twin) ask(a asking) (got reply, cursor string) {
-	tw.Helper()
-	answer, err := tw.service.List(tw.ctx(), a.grant.caller, serving.ListRequest{Resource: a.resource, Limit: a.limit, Cursor: a.cursor, Since: a.since})
-	return tw.read("list", a.resource, answer, err)
-}
-
-// fetch sends a get request and reads the answer.
-func (tw *twin) fetch(g twinGrant, resource, id string) reply {
-	tw.Helper()
-	answer, err := tw.service.Get(tw.ctx(), g.caller, resource, id)
-	got, _ := tw.read("get", resource, answer, err)
-	return got
-}
-
-// read turns an answer into what the oracle says, and wants its audit event to say the same.
-func (tw *twin) read(verb, resource string, a serving.Answer, err error) (got reply, cursor string) {
-	tw.Helper()
-	if err != nil {
-		f := fault.From(err)
-		got = refusedWith(f.Kind.Status(), f.Code)
-		if f.Kind == fault.Internal {
-			tw.Errorf("%s %s: %v", verb, resource, err)
-		}
-		if a.Body != nil {
-			tw.Errorf("a refusal with a body: %s", a.Body)
-		}
-	} else {
-		got, cursor = tw.decode(verb, a.Body)
-	}
-	e := tw.recorded.last()
-	if e.StatusCode != got.Status || e.DeniedReason != got.Code || e.RowsOut != len(got.Data) || e.BytesOut != int64(len(a.Body)) || e.Verb != verb {
-		tw.Errorf("recorded as %d %q with %d rows and %d bytes, want %d %q with %d and %d", e.StatusCode, e.DeniedReason, e.RowsOut, e.BytesOut,
-			got.Status, got.Code, len(got.Data), len(a.Body))
-	}
-	return got, cursor
-}
-
-func (tw *twin) decode(verb string, body []byte) (got reply, cursor string) {
-	tw.Helper()
-	got.Status = http.StatusOK
-	strict := func(doc []byte, to any) {
-		tw.Helper()
-		d := json.NewDecoder(bytes.NewReader(doc))
-		d.DisallowUnknownFields()
-		if err := d.Decode(to); err != nil || d.More() {
-			tw.Fatalf("%v in the answer %s", err, doc)
-		}
-	}
-	if verb == "get" {
-		var doc struct{ Data map[string]any }
-		strict(body, &doc)
-		got.Data = []map[string]any{doc.Data}
-		return got, ""
-	}
-	var doc struct {
-		Data []map[string]any
-		Page *struct {
-			Limit, Capped, Next_cursor json.RawMessage //nolint:revive,staticcheck // the wire's name
-		}
-	}
-	strict(body, &doc)
-	if doc.Data == nil || doc.Page == nil || doc.Page.Limit == nil || doc.Page.Capped == nil || doc.Page.Next_cursor == nil {
-		tw.Fatalf("something is missing in %s", body)
-	}
-	got.Page = &pageReply{}
-	strict(doc.Page.Limit, &got.Page.Limit)
-	strict(doc.Page.Capped, &got.Page.Capped)
-	var next *string
-	strict(doc.Page.Next_cursor, &next)
-	if len(doc.Data) > 0 {
-		got.Data = doc.Data
-	}
-	if next != nil {
-		got.Page.More, cursor = true, *next
-	}
-	return got, cursor
-}
-
-// want compares an answer with the oracle's.
-func (tw *twin) want(what string, want, got reply) {
-	tw.Helper()
-	if !reflect.DeepEqual(want, got) {
-		tw.Fatalf("%s (-oracle +gateway):\n%s", what, cmp.Diff(want, got))
-	}
 }

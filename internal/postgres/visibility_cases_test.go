@@ -33,7 +33,7 @@ func TestNewerRowsNeitherHideNorRepeatOlderOnes(t *testing.T) {
 		})
 		seen := map[string]bool{}
 		var got []string
-		for a := (asking{grant: g, resource: "notes", limit: limitText(limit + 1)}); ; {
+		for a, n := (asking{grant: g, resource: "notes", limit: limitText(limit + 1)}), 0; n < allPages; n++ {
 			page, cursor := tw.ask(a)
 			for _, row := range page.Data {
 				id := row["id"].(string)

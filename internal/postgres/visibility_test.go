@@ -42,7 +42,7 @@ type openPage struct {
 	after place
 }
 
-// TestAnswersAreTheOraclesAnswers asks for lists, their pages and single rows while rows, memberships and users
+// TestAnswersAreTheOraclesAnswers asks for lists, their pages, searches and single rows while rows, memberships and users
 // change, and compares every answer with the oracle's.
 func TestAnswersAreTheOraclesAnswers(t *testing.T) {
 	t.Parallel()
@@ -51,13 +51,15 @@ func TestAnswersAreTheOraclesAnswers(t *testing.T) {
 		tw := s.newTwin(t)
 		var open []openPage
 		for range steps(t) {
-			switch rapid.SampledFrom([]string{"list", "list", "list", "page", "page", "page", "get", "misuse", "mistake", "change", "change", "change"}).Draw(t, "step") {
+			switch rapid.SampledFrom([]string{"list", "list", "list", "page", "page", "page", "search", "search", "get", "misuse", "mistake", "change", "change", "change"}).Draw(t, "step") {
 			case "list":
 				open = tw.stepList(open)
 			case "page":
 				open = tw.stepPage(open)
 			case "get":
 				tw.stepGet()
+			case "search":
+				tw.stepSearch()
 			case "misuse":
 				tw.stepMisuse(open)
 			case "mistake":
@@ -175,8 +177,8 @@ func (tw *twin) stepMistake() {
 func (tw *twin) change() {
 	name := rapid.SampledFrom(tw.usedResources()).Draw(tw.T, "changed resource")
 	rows := tw.rows[name]
-	kind := rapid.SampledFrom([]string{"insert", "update", "delete", "move", "give", "member", "member", "member", "disable", "remove user"}).Draw(tw.T, "change")
-	if len(rows) == 0 && slices.Contains([]string{"update", "delete", "move", "give"}, kind) {
+	kind := rapid.SampledFrom([]string{"insert", "update", "delete", "move", "give", "embed", "member", "member", "member", "disable", "remove user"}).Draw(tw.T, "change")
+	if len(rows) == 0 && slices.Contains([]string{"update", "delete", "move", "give", "embed"}, kind) {
 		kind = "insert"
 	}
 	switch kind {
@@ -197,6 +199,11 @@ func (tw *twin) change() {
 		switch kind {
 		case "delete":
 			tw.deleteRow(name, r.id)
+			return
+		case "embed":
+			if embeds(name) {
+				tw.embed(name, r.id, tw.drawEmbedding(name))
+			}
 			return
 		case "update":
 			r.fields = tw.drawFields(name)
@@ -234,8 +241,11 @@ func TestPagesTogetherAreTheWholeList(t *testing.T) {
 			limit := tw.drawLimit(g)
 			var got []string
 			a := asking{grant: g, resource: name, limit: limitText(limit), since: text}
-			for {
+			for n := 0; ; n++ {
 				page, cursor := tw.ask(a)
+				if n > allPages {
+					t.Fatal("the pages have no end")
+				}
 				if page.Status != http.StatusOK {
 					t.Fatalf("page refused: %d %s", page.Status, page.Code)
 				}
