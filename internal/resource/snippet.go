@@ -49,9 +49,12 @@ func wordsOf(text string, terms Terms) []word {
 	if len(terms.Words) == 0 && len(terms.Stems) == 0 {
 		return nil
 	}
-	exact := make(map[string]int, len(terms.Words))
+	exact, stems := make(map[string]int, len(terms.Words)), make(map[string]int, len(terms.Stems))
 	for i, w := range terms.Words {
 		exact[w] = i
+	}
+	for i, stem := range terms.Stems {
+		stems[stem] = len(terms.Words) + i
 	}
 	var found []word
 	for at := 0; at < len(text); {
@@ -72,8 +75,8 @@ func wordsOf(text string, terms Terms) []word {
 			w := strings.ToLower(text[at:end])
 			if term, ok := exact[w]; ok {
 				found = append(found, word{at, end, term})
-			} else if i := slices.IndexFunc(terms.Stems, func(stem string) bool { return inflected(w, stem) }); i >= 0 {
-				found = append(found, word{at, end, len(terms.Words) + i})
+			} else if term, ok := stemOf(w, stems); ok {
+				found = append(found, word{at, end, term})
 			}
 		}
 		at = end
@@ -86,14 +89,21 @@ func inWord(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) || u
 // endings are what English puts behind a stem, as the stemmer of PostgreSQL leaves it.
 var endings = [...]string{"", "s", "e", "es", "ed", "er", "ers", "ing", "ings", "ly", "y", "ies", "ied", "al", "ion", "ions", "ment", "ments"}
 
-// inflected tells whether w is a form of a stem. The stemmer cuts "happy" to "happi".
-func inflected(w, stem string) bool {
-	if rest, ok := strings.CutPrefix(w, stem); ok && slices.Contains(endings[:], rest) {
-		return true
+// stemOf finds the stem that w is a form of. The stemmer cuts "happy" to "happi".
+func stemOf(w string, stems map[string]int) (int, bool) {
+	for _, ending := range endings {
+		rest, ok := strings.CutSuffix(w, ending)
+		if !ok {
+			continue
+		}
+		if i, found := stems[rest]; found {
+			return i, true
+		}
+		if i, found := stems[rest+"i"]; found {
+			return i, true
+		}
 	}
-	short, ok := strings.CutSuffix(stem, "i")
-	rest, prefixed := strings.CutPrefix(w, short)
-	return ok && prefixed && slices.Contains(endings[:], rest)
+	return 0, false
 }
 
 // best is the match at which the window with most different terms begins; -1 without a match.
