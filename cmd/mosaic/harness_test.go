@@ -86,7 +86,13 @@ func startTied(cmd *exec.Cmd) error {
 // startGateway runs a gateway on dir and free ports until it serves. It ends with the test.
 func startGateway(t *testing.T, dir string, flags ...string) *gatewayProcess {
 	t.Helper()
-	g, err := launch(dir, flags...)
+	return startGatewayWith(t, nil, dir, flags...)
+}
+
+// startGatewayWith runs one with more in its environment.
+func startGatewayWith(t *testing.T, env []string, dir string, flags ...string) *gatewayProcess {
+	t.Helper()
+	g, err := launchWith(env, dir, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,12 +109,19 @@ var errStuck = errors.New("the gateway has not stopped 30 s after a signal")
 
 // launch starts a gateway and returns when it serves.
 func launch(dir string, flags ...string) (*gatewayProcess, error) {
+	return launchWith(nil, dir, flags...)
+}
+
+func launchWith(env []string, dir string, flags ...string) (*gatewayProcess, error) {
 	args := append([]string{"gateway", "dev", "--json", "--dir", dir}, flags...)
 	if !strings.Contains(strings.Join(flags, " "), "--listen") {
 		args = append(args, "--listen", "127.0.0.1:0", "--federation-listen", "127.0.0.1:0")
 	}
 	g := &gatewayProcess{dir: dir, cmd: exec.Command("mosaic", args...), logs: &logs{}, exited: make(chan struct{})}
 	g.cmd.Stderr = g.logs
+	if env != nil {
+		g.cmd.Env = append(os.Environ(), env...)
+	}
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	stdout, err := g.cmd.StdoutPipe()
 	if err != nil {

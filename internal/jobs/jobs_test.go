@@ -148,3 +148,45 @@ func TestATaskThatFailsIsDueAgain(t *testing.T) {
 	}})
 	within(t, done, "the third try")
 }
+
+// TestATaskThatIsAskedForRunsNow: and once more when it was asked for while it ran, since it may have passed what it
+// is asked for.
+func TestATaskThatIsAskedForRunsNow(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.NewWithConfig(t.Context(), pg.Database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	ran, release := make(chan struct{}, 16), make(chan struct{})
+	task := upkeep.Task{Name: "asked", Every: time.Hour, Run: func(ctx context.Context) error {
+		ran <- struct{}{}
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return nil
+	}}
+	runner, err := jobs.New(pool, []upkeep.Task{task}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- runner.Run(ctx) }()
+	within(t, ran, "the run at the start")
+	for range 10 {
+		runner.Wake("asked")
+		runner.Wake("unknown") // a task of another release
+	}
+	release <- struct{}{}
+	within(t, ran, "the run that was asked for")
+	release <- struct{}{}
+	runner.Wake("asked")
+	within(t, ran, "the run that was asked for when nothing ran")
+	close(release)
+	cancel()
+	if err := within(t, done, "the end"); err != nil {
+		t.Error(err)
+	}
+}

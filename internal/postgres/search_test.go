@@ -135,17 +135,18 @@ func TestEqualScoresAreInTheOrderOfAList(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	ada := w.user("ada@example.org", account.Member)
-	for range 9 {
-		w.put(scope.Notes, ada, "", `{"title":"same"}`)
+	team := w.team("crew", ada)
+	for i := range 12 {
+		w.put(scope.Notes, ada, []string{"", "crew"}[i%2], `{"title":"same"}`)
 	}
 	if _, err := w.pool.Exec(w.ctx, `UPDATE notes SET updated_at = '2026-01-01'`); err != nil {
 		t.Fatal(err)
 	}
 	w.embedAll(embed.Hash{})
-	h := w.enrolled(ada, everything)
+	h := w.enrolled(ada, fmt.Sprintf(`{"resources":["notes"],"filters":{"notes":{"include_teams":["%s"]}},"max_rows_per_query":100}`, team))
 	for _, mode := range resource.Modes(scope.Notes) {
 		rows := hits(t, w.search(h, lookup(t, scope.Notes, mode, "same")))
-		if len(rows) != 9 || !slices.IsSortedFunc(rows, func(a, b hit) int { return strings.Compare(b.ID.String(), a.ID.String()) }) {
+		if len(rows) != 12 || !slices.IsSortedFunc(rows, func(a, b hit) int { return strings.Compare(b.ID.String(), a.ID.String()) }) {
 			t.Errorf("%s: %d rows, not by falling id: %v", mode, len(rows), rows)
 		}
 	}
@@ -383,7 +384,8 @@ func TestSearchReadsTheVisibleRangesOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := w.enrolled(ada, fmt.Sprintf(`{"resources":["tasks"],"filters":{"tasks":{"include_teams":["%s"]}},"max_rows_per_query":100}`, team))
-	for _, mode := range resource.Modes(scope.Tasks) {
+	explain := func(mode resource.Mode) string {
+		t.Helper()
 		q := serving.SearchQuery{Check: h.check, Filter: h.grant.Scope.Filter(scope.Tasks), Lookup: lookup(t, scope.Tasks, mode, "ship")}
 		sql, args := postgres.ServingSearchSQL(q)
 		rows, err := w.pool.Query(w.ctx, "EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) "+sql, args...)
@@ -401,12 +403,22 @@ func TestSearchReadsTheVisibleRangesOnly(t *testing.T) {
 		if rows.Err() != nil {
 			t.Fatal(rows.Err())
 		}
-		text := plan.String()
+		return plan.String()
+	}
+	for _, mode := range resource.Modes(scope.Tasks) {
+		text := explain(mode)
 		if strings.Contains(text, "Seq Scan on tasks") || !strings.Contains(text, "tasks_personal") || !strings.Contains(text, "tasks_team") || !strings.Contains(text, "tasks_pkey") {
 			t.Errorf("%s reads other rows than the visible ranges:\n%s", mode, text)
 		}
 		if regexp.MustCompile(`tasks t.*rows=[0-9]{2,}`).MatchString(text) {
 			t.Errorf("%s touches more rows than there are to see:\n%s", mode, text)
+		}
+	}
+	// Whoever is refused costs no look at any row.
+	h.check.Version++
+	for _, mode := range resource.Modes(scope.Tasks) {
+		if text := explain(mode); strings.Count(text, "never executed") < 3 || regexp.MustCompile(`on tasks t.*actual`).MatchString(text) {
+			t.Errorf("%s reads rows for a caller who is refused:\n%s", mode, text)
 		}
 	}
 }
