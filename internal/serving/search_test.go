@@ -49,7 +49,9 @@ func (s *searched) Plan(context.Context, [32]byte) (Plan, error) {
 }
 
 func (s *searched) Search(_ context.Context, q SearchQuery) (Found, error) {
-	s.last = q
+	if s.wait == nil {
+		s.last = q
+	}
 	n := s.now.Add(1)
 	defer s.now.Add(-1)
 	for m := s.most.Load(); n > m && !s.most.CompareAndSwap(m, n); m = s.most.Load() {
