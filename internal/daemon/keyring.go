@@ -55,7 +55,8 @@ var (
 	}
 	errKeyringExternal = &fault.Fault{
 		Kind: fault.Conflict, Code: "keyring_external", Detail: "the sealing keys come from the environment, which the gateway cannot change",
-		Hint: "add a key to the keyset in MOSAIC_SEAL_KEYSET, make it the primary and restart; remove the old one when mosaic gateway keyring show counts no rows under it",
+		Hint: "add a key to the keyset in MOSAIC_SEAL_KEYSET, make it the primary and restart; when mosaic gateway keyring show counts no rows under the old one, " +
+			"set its status to DISABLED and leave it there: the query hashes in the audit log hang on the oldest key",
 	}
 )
 
@@ -175,6 +176,10 @@ func (k *keyring) Retire(ctx context.Context, id uint32, act audit.Act) error {
 	e := act.Event("keyring.retire")
 	e.Detail = fmt.Sprintf("key %d", id)
 	return k.change(ctx, e, func(doc []byte) ([]byte, error) {
+		retired, err := seal.Retired(doc, id)
+		if err != nil {
+			return nil, err
+		}
 		if wait := settle - k.now().Sub(k.rotated); wait > 0 {
 			return nil, seal.ErrKeyInUse.With("the keys were rotated less than a minute ago").After(wait)
 		}
@@ -185,7 +190,7 @@ func (k *keyring) Retire(ctx context.Context, id uint32, act audit.Act) error {
 		if n := rows[id]; n > 0 {
 			return nil, seal.ErrKeyInUse.With("%d rows are still sealed with key %d", n, id)
 		}
-		return seal.Retired(doc, id)
+		return retired, nil
 	})
 }
 

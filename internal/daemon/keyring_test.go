@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/config"
 	"github.com/mosaicstack/gateway/internal/devstack"
+	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/postgres/pgtest"
 	"github.com/mosaicstack/gateway/internal/resource"
@@ -197,20 +199,55 @@ func TestAKeyStaysForAMinuteAfterRotation(t *testing.T) {
 	}
 }
 
+func TestOnlyAKeyThatIsThereIsRetired(t *testing.T) {
+	t.Parallel()
+	v := newVault(t, 0)
+	unknown := v.k.ring.Primary() + 1
+	refused := func(when string, id uint32, want *fault.Fault) {
+		t.Helper()
+		if err := v.k.Retire(t.Context(), id, audit.Act{}); fault.From(err).Code != want.Code {
+			t.Errorf("%s: %v, want %s", when, err, want.Code)
+		}
+	}
+	refused("a key that is not there", unknown, seal.ErrKeyUnknown)
+	refused("the primary", v.k.ring.Primary(), seal.ErrKeyInUse)
+	if err := v.k.Rotate(t.Context(), audit.Act{}); err != nil {
+		t.Fatal(err)
+	}
+	refused("a key that is not there, just after a rotation", unknown, seal.ErrKeyUnknown)
+	if len(v.verb) != 1 {
+		t.Errorf("on record: %v, want the rotation alone", v.verb)
+	}
+}
+
+// A key that leaves the keyset takes with it what its MACs are made of: whoever keeps the keys elsewhere is told to
+// disable it.
+func TestKeysOfTheEnvironmentAreToBeDisabledAndNotRemoved(t *testing.T) {
+	t.Parallel()
+	k := &keyring{ring: newVault(t, 0).k.ring, now: time.Now}
+	for _, err := range []error{k.Rotate(t.Context(), audit.Act{}), k.Retire(t.Context(), 1, audit.Act{})} {
+		f := fault.From(err)
+		if f.Code != errKeyringExternal.Code || !strings.Contains(f.Hint, "DISABLED") || strings.Contains(f.Hint, "remove the old") {
+			t.Errorf("%s: %s", f.Code, f.Hint)
+		}
+	}
+}
+
 func TestAMovedOrEditedSecretStopsNobodyElse(t *testing.T) {
 	t.Parallel()
-	v := newVault(t, 10)
-	if _, err := v.pool.Exec(t.Context(), `UPDATE credentials SET secret_sealed = (SELECT secret_sealed FROM credentials ORDER BY id LIMIT 1)
-		WHERE id = (SELECT id FROM credentials ORDER BY id DESC LIMIT 1)`); err != nil {
+	const rows = 250
+	v := newVault(t, rows)
+	if _, err := v.pool.Exec(t.Context(), `UPDATE credentials SET secret_sealed = (SELECT secret_sealed FROM credentials ORDER BY id DESC LIMIT 1)
+		WHERE id = (SELECT id FROM credentials ORDER BY id LIMIT 1)`); err != nil {
 		t.Fatal(err)
 	}
 	if err := v.k.Rotate(t.Context(), audit.Act{}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := v.keeper().Reseal(t.Context()); n != 9 || !errors.Is(err, seal.ErrUnreadable) {
-		t.Errorf("%d re-sealed, %v; want the 9 good ones and the bad one named", n, err)
+	if n, err := v.keeper().Reseal(t.Context()); n != rows-1 || !errors.Is(err, seal.ErrUnreadable) {
+		t.Errorf("%d re-sealed, %v; want the %d good ones and the bad one named", n, err, rows-1)
 	}
-	if got, refused := v.opened(); len(got) != 9 || refused != 1 {
+	if got, refused := v.opened(); len(got) != rows-1 || refused != 1 {
 		t.Errorf("%d open, %d refused", len(got), refused)
 	}
 }

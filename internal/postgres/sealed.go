@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -41,46 +42,79 @@ func (s *Sealed) SealedRows(ctx context.Context) (map[uint32]int64, error) {
 }
 
 // Reseal rewrites up to limit values that are not under the primary key, and says how many it rewrote. Rows
-// that others are writing are left for the next run, and values that cannot be opened stay as they are and are the
-// error. The row's own times do not move.
+// that others are writing are left for the next run. Values that cannot be opened stay as they are and are the error,
+// the first few of a column by name; they keep nobody else waiting. The row's own times do not move.
 func (s *Sealed) Reseal(ctx context.Context, primary uint32, limit int, reseal func(old []byte, table, column, id string) ([]byte, error)) (int, error) {
 	done := 0
+	var failed error
 	for _, c := range sealedColumns {
-		n, err := s.resealColumn(ctx, c.table, c.column, primary, limit-done, reseal)
-		if done += n; err != nil || done >= limit {
-			return done, err
+		r := resealing{DB: s.DB, table: c.table, column: c.column, primary: binary.BigEndian.AppendUint32(nil, primary), reseal: reseal}
+		for more := true; more && done < limit; {
+			var n int
+			var err error
+			n, more, err = r.page(ctx, limit-done)
+			done += n
+			if err != nil { // of the database; the next column may fare better
+				failed = errors.Join(failed, err)
+				break
+			}
 		}
+		failed = errors.Join(failed, r.failed())
 	}
-	return done, nil
+	return done, failed
 }
 
-func (s *Sealed) resealColumn(ctx context.Context, table, column string, primary uint32, limit int, reseal func([]byte, string, string, string) ([]byte, error)) (int, error) {
-	n := 0
-	var unreadable error
-	err := s.inTx(ctx, "re-seal "+table, func(tx pgx.Tx) error {
+// resealing is one column's part of a run.
+type resealing struct {
+	*DB
+	table, column string
+	primary       []byte
+	reseal        func(old []byte, table, column, id string) ([]byte, error)
+	after         *uuid.UUID // the last row that was looked at: what cannot be opened is not looked at again
+	unreadable    []error
+	others        int // unreadable ones that are only counted
+}
+
+// maxUnreadable is how many values of a column an error names: one that lost its key may have a million of them.
+const maxUnreadable = 5
+
+func (r *resealing) failed() error {
+	err := errors.Join(r.unreadable...)
+	if r.others > 0 {
+		err = errors.Join(err, fmt.Errorf("and %d more of %s.%s", r.others, r.table, r.column))
+	}
+	return err
+}
+
+// page is one transaction over up to limit rows: how many it rewrote, and whether there may be more behind them.
+func (r *resealing) page(ctx context.Context, limit int) (n int, more bool, err error) {
+	type value struct {
+		ID     uuid.UUID
+		Sealed []byte
+	}
+	var values []value
+	var unreadable []error
+	err = r.inTx(ctx, "re-seal "+r.table, func(tx pgx.Tx) error {
+		n, unreadable = 0, nil
 		if _, err := tx.Exec(ctx, `SET LOCAL mosaic.resealing = 'on'`); err != nil {
 			return err
 		}
-		type value struct {
-			ID     uuid.UUID
-			Sealed []byte
-		}
-		rows, err := tx.Query(ctx, `SELECT id, `+column+` FROM `+table+` WHERE octet_length(`+column+`) > 5 AND substring(`+column+` from 2 for 4) <> $1
-			LIMIT $2 FOR UPDATE SKIP LOCKED`, binary.BigEndian.AppendUint32(nil, primary), limit)
+		rows, err := tx.Query(ctx, `SELECT id, `+r.column+` FROM `+r.table+`
+			WHERE octet_length(`+r.column+`) > 5 AND substring(`+r.column+` from 2 for 4) <> $1 AND ($2::uuid IS NULL OR id > $2)
+			ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED`, r.primary, r.after, limit)
 		if err != nil {
 			return err
 		}
-		values, err := pgx.CollectRows(rows, pgx.RowToStructByPos[value])
-		if err != nil {
+		if values, err = pgx.CollectRows(rows, pgx.RowToStructByPos[value]); err != nil {
 			return err
 		}
 		for _, v := range values {
-			sealed, err := reseal(v.Sealed, table, column, v.ID.String())
+			sealed, err := r.reseal(v.Sealed, r.table, r.column, v.ID.String())
 			if err != nil {
-				unreadable = errors.Join(unreadable, err) // the others must not wait for it
+				unreadable = append(unreadable, err)
 				continue
 			}
-			if _, err := tx.Exec(ctx, `UPDATE `+table+` SET `+column+` = $2 WHERE id = $1`, v.ID, sealed); err != nil {
+			if _, err := tx.Exec(ctx, `UPDATE `+r.table+` SET `+r.column+` = $2 WHERE id = $1`, v.ID, sealed); err != nil {
 				return err
 			}
 			n++
@@ -88,7 +122,13 @@ func (s *Sealed) resealColumn(ctx context.Context, table, column string, primary
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	return n, unreadable
+	named := min(len(unreadable), maxUnreadable-len(r.unreadable))
+	r.unreadable = append(r.unreadable, unreadable[:named]...)
+	r.others += len(unreadable) - named
+	if len(values) > 0 {
+		r.after = &values[len(values)-1].ID
+	}
+	return n, len(values) == limit, nil
 }

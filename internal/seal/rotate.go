@@ -3,6 +3,7 @@ package seal
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
@@ -14,11 +15,17 @@ import (
 	"github.com/mosaicstack/gateway/internal/fault"
 )
 
-// ErrKeyInUse is the refusal to retire a key that is the primary, or that is not in the keyset.
-var ErrKeyInUse = &fault.Fault{
-	Kind: fault.Conflict, Code: "seal_key_in_use", Detail: "the sealing key is still needed",
-	Hint: "rotate first, and wait until no row is sealed under the old key: mosaic gateway keyring show",
-}
+// The refusals to retire a key: one that is the primary or has rows under it, and one that is not in the keyset.
+var (
+	ErrKeyInUse = &fault.Fault{
+		Kind: fault.Conflict, Code: "seal_key_in_use", Detail: "the sealing key is still needed",
+		Hint: "rotate first, and wait until no row is sealed under the old key: mosaic gateway keyring show",
+	}
+	ErrKeyUnknown = &fault.Fault{
+		Kind: fault.NotFound, Code: "seal_key_unknown", Detail: "there is no such sealing key",
+		Hint: "list the keys with: mosaic gateway keyring show",
+	}
+)
 
 // Key is one key of a keyset, without its material.
 type Key struct {
@@ -38,9 +45,17 @@ func Rotated(jsonKeyset []byte) ([]byte, error) {
 	})
 }
 
-// Retired disables a key that is not the primary: what it sealed opens no more. The caller has seen that no row is
-// sealed under it.
+// Retired disables a key that is not the primary: what it sealed opens no more. The caller sees to it that no row is
+// sealed under it. The key stays in the keyset, disabled: MAC hangs on the oldest. The error is ErrKeyUnknown or
+// ErrKeyInUse.
 func Retired(jsonKeyset []byte, id uint32) ([]byte, error) {
+	keys, err := Keys(jsonKeyset)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(keys, func(k Key) bool { return k.ID == id }) {
+		return nil, ErrKeyUnknown.With("there is no sealing key %d", id)
+	}
 	return changed(jsonKeyset, func(m *keyset.Manager) error {
 		if err := m.Disable(id); err != nil {
 			return ErrKeyInUse.Because(err)
