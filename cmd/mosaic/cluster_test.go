@@ -63,19 +63,8 @@ func newParts(t *testing.T) *cluster {
 	if err := os.Chmod(dir, 0o711); err != nil { // the server's user walks through it
 		t.Fatal(err)
 	}
-	c.pg, err = devstack.StartPostgres(t.Context(), devstack.Config{
-		DataDir: filepath.Join(dir, "pg"), Log: slog.New(slog.DiscardHandler), Settings: map[string]string{"max_connections": "120"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := c.pg.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	c.startPostgres()
+	t.Cleanup(c.stopPostgres)
 	c.ca = stepcatest.Start(t)
 	c.startValkey()
 	root := filepath.Join(c.ca.Dir, "certs", "root_ca.crt")
@@ -87,6 +76,26 @@ func newParts(t *testing.T) *cluster {
 		"STEP_CA_PROVISIONER_PASSWORD=" + string(c.ca.Password),
 	}
 	return c
+}
+
+// startPostgres runs the cluster's server, again on its data if it was stopped.
+func (c *cluster) startPostgres() {
+	c.t.Helper()
+	var err error
+	c.pg, err = devstack.StartPostgres(c.t.Context(), devstack.Config{
+		DataDir: filepath.Join(c.dir, "pg"), Log: slog.New(slog.DiscardHandler), Settings: map[string]string{"max_connections": "120"},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) stopPostgres() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := c.pg.Stop(ctx); err != nil {
+		c.t.Error(err)
+	}
 }
 
 func (c *cluster) valkeySocket() string { return filepath.Join(c.dir, "valkey.sock") }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"net"
 	"net/http"
 	"syscall"
 	"testing"
@@ -81,4 +83,53 @@ func TestStoppingAReplicaFailsNoRequest(t *testing.T) {
 		t.Error("no connection was refused after the signal")
 	}
 	t.Logf("%d answers, %d of them after the signal; gone %s after it", a.onRecord(t, l.delivered), to.answered.Load()-before, took)
+}
+
+// TestAReplicaWithoutItsDatabaseLetsNobodyIn: its federation listener refuses connections, so that whoever asks goes to
+// another replica, and takes them again at the same address when the database is back. Who is connected is told.
+func TestAReplicaWithoutItsDatabaseLetsNobodyIn(t *testing.T) {
+	t.Parallel()
+	a := newArena(t, 1)
+	l := a.newLoad(t, 4)
+	l.start(t.Context())
+	to, g := l.targets[0], a.replicas[0]
+	l.until(t, time.Minute, "answers", func() bool { return to.answered.Load() > 20 })
+	a.stopPostgres()
+	const noticedWithin = 10 * time.Second // spec 11
+	l.until(t, noticedWithin, "a refused connection", func() bool {
+		conn, err := net.Dial("tcp", *to.addr.Load()) //nolint:noctx // on loopback
+		if err == nil {
+			_ = conn.Close()
+		}
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
+	for path, want := range map[string]int{"/health/ready": http.StatusServiceUnavailable, "/health": http.StatusServiceUnavailable, "/health/live": http.StatusOK} {
+		resp, err := http.Get(g.URL + path) //nolint:noctx // on loopback
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
+		}
+	}
+	if to.unavailable.Load() == 0 {
+		t.Error("those who are connected are not told that the gateway cannot answer")
+	}
+	a.startPostgres()
+	before := to.answered.Load()
+	l.until(t, recoveredWithin, "answers after the database is back", func() bool { return to.answered.Load() > before })
+	l.until(t, recoveredWithin, "a new connection", func() bool {
+		c := &loadClient{load: l, target: to, caller: l.clients[0].caller}
+		conn, err := c.dial(t.Context())
+		if err == nil {
+			conn.close()
+		}
+		return err == nil
+	})
+	l.end()
+	for _, complaint := range l.wrong {
+		t.Error(complaint)
+	}
+	a.onRecord(t, l.delivered)
 }
