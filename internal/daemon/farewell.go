@@ -35,7 +35,11 @@ func (f *farewell) of(s *http.Server) {
 		}
 		next.ServeHTTP(w, r)
 	})
-	s.ConnState = func(_ net.Conn, state http.ConnState) {
+	also := s.ConnState
+	s.ConnState = func(c net.Conn, state http.ConnState) {
+		if also != nil {
+			also(c, state)
+		}
 		switch state {
 		case http.StateNew:
 			f.open.Add(1)

@@ -13,10 +13,17 @@ type connKey struct{}
 // Guard makes a server tell the door which connections have a request under way, and ends old connections
 // gracefully: with their next answer, so that no request is lost (RFC 9112, section 9.6; RFC 9113, section 6.8).
 func (l *Listener) Guard(s *http.Server) {
+	alsoContext, alsoState := s.ConnContext, s.ConnState
 	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if alsoContext != nil {
+			ctx = alsoContext(ctx, c)
+		}
 		return context.WithValue(ctx, connKey{}, connOf(c))
 	}
 	s.ConnState = func(c net.Conn, state http.ConnState) {
+		if alsoState != nil {
+			alsoState(c, state)
+		}
 		dc := connOf(c)
 		if dc == nil {
 			return
