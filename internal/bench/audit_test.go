@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -108,4 +110,29 @@ func pace(goroutines int, d time.Duration, f func() error) (perSecond float64, p
 	wg.Wait()
 	slices.Sort(took)
 	return float64(len(took)) / time.Since(start).Seconds(), took[len(took)*99/100], err
+}
+
+// BenchmarkVerify verifies an export of a million rows, as audit verify does with a file.
+func BenchmarkVerify(b *testing.B) {
+	const rows, logs = 1_000_000, 4
+	path := filepath.Join(b.TempDir(), "export")
+	key := writeExport(b, path, rows, logs)
+	st, err := os.Stat(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		f, err := os.Open(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		start := time.Now()
+		r, err := audit.Verify(f, audit.VerifyOptions{Key: key})
+		took := time.Since(start)
+		if f.Close(); err != nil || !r.OK || r.Rows != rows {
+			b.Fatalf("%+v, %v", r, err)
+		}
+		b.ReportMetric(took.Seconds(), "s/1M-rows")
+		b.ReportMetric(float64(st.Size())/1e6, "MB")
+	}
 }
