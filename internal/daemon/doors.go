@@ -51,5 +51,10 @@ func (g *gateway) federationDoor(inner net.Listener) *door.Listener {
 	return doorOf(inner, g.federation, door.Config{
 		Bounds: fedapi.Bounds(), TLS: fedapi.TLSConfig(g.certificate.get, trust),
 		Proxies: g.settings.TrustedProxies, ProxyHeader: true, Log: g.log, Now: g.now,
+		Refused: func(addr netip.Addr, reason door.Reason) {
+			if e, ok := fedapi.Refusal(addr, reason); ok {
+				g.refusals.Note(e)
+			}
+		},
 	})
 }

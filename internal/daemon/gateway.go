@@ -67,6 +67,7 @@ type gateway struct {
 	log           *slog.Logger
 	writer        *audit.Writer
 	notary        *audit.Notary
+	refusals      *audit.Aggregator
 	health        *health
 	limits        limits
 	certificate   certificateSource
@@ -108,6 +109,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		touches: make(chan uuid.UUID, 256),
 	}
 	g.writer = audit.NewWriter(g.auditLog, c.log, c.now)
+	g.refusals = audit.NewAggregator(g.writer, c.log, c.now)
 	c.keyring.sealed, c.keyring.record = &postgres.Sealed{DB: c.db}, g.writer.Record
 	if g.limits, err = newLimits(ctx, c.valkey, c.log); err != nil {
 		return nil, err
@@ -145,13 +147,13 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
 			Store: g.serving, Audit: g.writer, Limiter: g.limits.peers, Budgets: g.serving, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
-			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get, Searcher: searcher,
+			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get, Searcher: searcher, Note: g.refusals.Note,
 		}),
 		Profile: c.profile, Log: c.log, Now: c.now,
 	})
 	adder, query := g.newQuerying(hash)
 	g.api = httpapi.New(httpapi.Config{
-		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog, Notary: g.notary, Record: g.writer,
+		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog, Notary: g.notary, Record: g.writer, Note: g.refusals.Note,
 		Enroll: enroll.New(enroll.Config{
 			Store: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
 			Guesses: limit.PerAddress{Limiter: g.limits.strangers, Name: "enrollment", Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Name: "tries", Limit: tryLimit},
@@ -201,6 +203,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	var base errgroup.Group
 	base.Go(func() error { return g.writer.Run(background) })
 	base.Go(func() error { return g.notary.Run(background) })
+	base.Go(func() error { return g.refusals.Run(background) })
 	base.Go(func() error { return g.noteTouches(background) })
 	base.Go(func() error { return g.health.run(background) })
 	base.Go(func() error { return g.limits.run(background) })
@@ -251,6 +254,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 		front.Go(func() error { return err }) // ends the others
 	}
 	err = front.Wait()
+	g.refusals.Flush(background)
 	stopBackground()
 	return errors.Join(err, base.Wait())
 }

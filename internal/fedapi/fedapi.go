@@ -92,11 +92,14 @@ func NewServer(c Config) *http.Server {
 	h := &handler{Config: c, known: map[[32]byte]*holder{}}
 	r := chi.NewRouter()
 	r.NotFound(h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
-		return h.Serving.Unknown(r.Context(), c)
+		return h.Serving.Unknown(r.Context(), c, serving.ErrNotFound)
 	}))
+	unknownMethod := h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
+		return h.Serving.Unknown(r.Context(), c, errMethod)
+	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", allowed(r.URL.Path))
-		h.refuse(w, r, errMethod)
+		unknownMethod(w, r)
 	})
 	r.Route(Base, func(r chi.Router) {
 		r.Get("/capabilities", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {

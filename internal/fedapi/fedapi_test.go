@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/door"
 	"github.com/mosaicstack/gateway/internal/fedapi"
 	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/identity"
@@ -420,6 +423,74 @@ func TestOtherMethodsAreNotAllowed(t *testing.T) {
 				}
 			}
 		}
+	}
+	if n := g.count(`SELECT count(*) FROM federation_audit_log WHERE verb = 'unknown' AND denied_reason = 'method_not_allowed'`); n != 48 {
+		t.Errorf("%d of 48 are on record", n)
+	}
+}
+
+// TestFailedHandshakesAreCountedForTheAuditLog: whoever knocks without a certificate of ours leaves a trace, and
+// whoever has one is not counted.
+func TestFailedHandshakesAreCountedForTheAuditLog(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	cert, _ := g.enrol("ada@example.org")
+	c := g.client(g.presenting(cert), http2)
+	g.get(c, capabilities)
+	c.CloseIdleConnections()
+	for _, conf := range []*tls.Config{g.presenting(nil), g.presenting(mustCA(t, theirs).signed(t, uuid.New(), uuid.New()))} {
+		if _, err := g.ask(g.client(conf, http1), http.MethodGet, capabilities, nil); err == nil {
+			t.Fatal("answered")
+		}
+	}
+	plain, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(plain, "GET / HTTP/1.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, plain)
+	_ = plain.Close()
+	silent, err := net.Dial("tcp", g.addr) // a probe of the port
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = silent.Close()
+	eventually(t, "it is seen", func() bool { return g.refused.of(door.Silent) == 1 })
+	reasons := map[string]int{}
+	for range 3 {
+		e := <-g.noted
+		if reasons[e.DeniedReason]++; e.Verb != "connect" || e.RemoteAddress != "127.0.0.1" || e.Direction != audit.Inbound {
+			t.Errorf("%+v", e)
+		}
+	}
+	if want := map[string]int{"protocol": 1, "certificate": 1, "not_tls": 1}; !maps.Equal(reasons, want) {
+		t.Errorf("%v, want %v", reasons, want)
+	}
+	g.get(c, capabilities)
+	if len(g.noted) != 0 {
+		t.Error("a connection with a good certificate was counted")
+	}
+}
+
+// TestWhatALimitTurnsAwayIsCountedForTheAuditLog exhausts a grant.
+func TestWhatALimitTurnsAwayIsCountedForTheAuditLog(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	cert, made := g.enrol("ada@example.org")
+	c := g.client(g.presenting(cert), http2)
+	refused := 0
+	for range 70 {
+		if a := g.get(c, capabilities); a.StatusCode == http.StatusTooManyRequests {
+			refused++
+		}
+	}
+	if refused == 0 || len(g.noted) != refused {
+		t.Fatalf("%d of %d are counted", len(g.noted), refused)
+	}
+	if e := <-g.noted; e.DeniedReason != "rate_limited" || e.StatusCode != http.StatusTooManyRequests || e.GrantID != made.ID || e.RemoteAddress != "127.0.0.1" || e.QueryHash != nil {
+		t.Errorf("%+v", e)
 	}
 }
 

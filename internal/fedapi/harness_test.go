@@ -86,7 +86,8 @@ type gateway struct {
 	enroll  *enroll.Service
 	serving *serving.Service
 	log     lines
-	tickets [32]byte // the key of session tickets, which replicas share
+	noted   chan audit.Event // refusals that are counted for the audit log
+	tickets [32]byte         // the key of session tickets, which replicas share
 	own     *tls.Certificate
 	bounds  door.Bounds
 	proxies []netip.Prefix
@@ -130,7 +131,7 @@ func newGateway(t *testing.T, change ...func(*gateway)) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gateway{t: t, ca: mustCA(t, ours), clock: &clock{}, pool: pg.Pool(t), log: make(lines, 1000), bounds: fedapi.Bounds(), refused: &reasons{n: map[door.Reason]int{}}}
+	g := &gateway{t: t, ca: mustCA(t, ours), clock: &clock{}, pool: pg.Pool(t), log: make(lines, 1000), noted: make(chan audit.Event, 10_000), bounds: fedapi.Bounds(), refused: &reasons{n: map[door.Reason]int{}}}
 	g.stores = postgres.New(g.pool)
 	_, _ = rand.Read(g.tickets[:])
 	g.own = g.ca.server(t)
@@ -143,13 +144,21 @@ func newGateway(t *testing.T, change ...func(*gateway)) *gateway {
 		Store: &postgres.Serving{DB: g.stores}, Budgets: &postgres.Serving{DB: g.stores}, Audit: direct{&postgres.AuditLog{DB: g.stores}}, Limiter: limiter,
 		Cursors: page.New(keys.AEAD("cursor")), Hash: func(b []byte) []byte { return keys.MAC("query", b) },
 		Now: g.clock.now, Log: slog.New(slog.DiscardHandler), Refused: serving.NewRefusedLately(g.clock.now),
-		Searcher: serving.NewSearcher(embed.Hash{}),
+		Searcher: serving.NewSearcher(embed.Hash{}), Note: g.note,
 	})
 	for _, c := range change {
 		c(g)
 	}
 	g.addr = g.listen(g.trust())
 	return g
+}
+
+// note keeps a refusal, if there is room.
+func (g *gateway) note(e audit.Event) {
+	select {
+	case g.noted <- e:
+	default:
+	}
 }
 
 func (g *gateway) trust() fedapi.Trust {
@@ -181,7 +190,12 @@ func (g *gateway) listen(t fedapi.Trust) string {
 	s := g.server(t.Profile)
 	g.door = door.Listen(l, door.Config{
 		Bounds: g.bounds, TLS: conf, Proxies: g.proxies, ProxyHeader: true, Now: g.clock.now, Log: g.logger(),
-		Refused: func(_ netip.Addr, r door.Reason) { g.refused.add(r) },
+		Refused: func(addr netip.Addr, r door.Reason) {
+			g.refused.add(r)
+			if e, ok := fedapi.Refusal(addr, r); ok {
+				g.note(e)
+			}
+		},
 	})
 	g.door.Guard(s)
 	secure := g.door

@@ -41,6 +41,7 @@ type Config struct {
 	Audit       *postgres.AuditLog
 	Notary      Notary
 	Record      Recorder
+	Note        func(refusal audit.Event) // counts refusals for the audit log; nil counts none
 	Enroll      *enroll.Service
 	Adder       *querying.Adder
 	Querying    *querying.Service

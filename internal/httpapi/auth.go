@@ -57,6 +57,7 @@ func (a *api) authenticate(next http.Handler) http.Handler {
 			if fault.From(err).Kind == fault.Unauthenticated {
 				w.Header().Set("WWW-Authenticate", `Bearer realm="mosaic"`)
 			}
+			a.noteRefusal(r.Context(), audit.Admin, "api.authenticate", p.Name(), err)
 			edge.WriteProblem(w, r, err)
 			return
 		}
@@ -137,10 +138,24 @@ const permissionKey = "permission"
 func (a *api) authorize(ctx huma.Context, next func(huma.Context)) {
 	needs, _ := ctx.Operation().Metadata[permissionKey].(account.Permission)
 	if needs == "" || !principalOf(ctx.Context()).May(needs) {
-		a.refuse(ctx, errForbidden.With("your role does not have the permission %s", needs))
+		err := errForbidden.With("your role does not have the permission %s", needs)
+		a.noteRefusal(ctx.Context(), audit.Admin, ctx.Operation().OperationID, principalOf(ctx.Context()).Name(), err)
+		a.refuse(ctx, err)
 		return
 	}
 	next(ctx)
+}
+
+// noteRefusal has a refusal counted for the audit log. What is away or failed refused nobody.
+func (a *api) noteRefusal(ctx context.Context, d audit.Direction, verb, actor string, err error) {
+	f := fault.From(err)
+	if a.Note == nil || f.Kind == fault.Internal || f.Kind == fault.Unavailable {
+		return
+	}
+	a.Note(audit.Event{
+		RequestID: edge.RequestID(ctx), Direction: d, Actor: actor, RemoteAddress: edge.ClientAddress(ctx), Verb: verb,
+		StatusCode: f.Kind.Status(), DeniedReason: f.Code,
+	})
 }
 
 func (a *api) refuse(ctx huma.Context, f *fault.Fault) {

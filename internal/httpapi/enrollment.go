@@ -18,6 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
+	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/edge"
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fault"
@@ -67,12 +68,12 @@ func secretive(next http.Handler) http.Handler {
 func (a *api) redeem(w http.ResponseWriter, r *http.Request) {
 	req, err := decodeRedemption(w, r)
 	if err != nil {
-		edge.WriteProblem(w, r, err)
+		a.refuseStranger(w, r, err)
 		return
 	}
 	issued, err := a.Enroll.Redeem(r.Context(), req)
 	if err != nil {
-		edge.WriteProblem(w, r, err)
+		a.refuseStranger(w, r, err)
 		return
 	}
 	if accepts(r, typePEMChain) {
@@ -88,6 +89,12 @@ func (a *api) redeem(w http.ResponseWriter, r *http.Request) {
 		Certificate: issued.Certificate, CertificateChain: issued.Chain, CARoot: issued.CARoot, SerialNumber: issued.SerialNumber,
 		NotBefore: issued.NotBefore, NotAfter: issued.NotAfter, FederationURL: issued.FederationURL, Scope: issued.Scope,
 	})
+}
+
+// refuseStranger answers whoever has no token, or one that opens nothing, and has it counted for the audit log.
+func (a *api) refuseStranger(w http.ResponseWriter, r *http.Request, err error) {
+	a.noteRefusal(r.Context(), audit.Inbound, "enrollment.redeem", "", err)
+	edge.WriteProblem(w, r, err)
 }
 
 // decodeRedemption reads {"csr","ttl_seconds"} or a bare PEM, and the token from the path, or from the body when
@@ -210,7 +217,7 @@ func (a *api) explain(w http.ResponseWriter, r *http.Request) {
 		err = view.Err
 	}
 	if err != nil {
-		edge.WriteProblem(w, r, err)
+		a.refuseStranger(w, r, err)
 		return
 	}
 	lines := []string{

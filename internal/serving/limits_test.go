@@ -119,7 +119,7 @@ func TestEveryRequestOfThoseWhoMayAskIsLimited(t *testing.T) {
 		"asked wrongly": func(s *Service, c Caller) (Answer, error) {
 			return s.List(t.Context(), c, ListRequest{Resource: "tasks", Limit: "0"})
 		},
-		"no such path": func(s *Service, c Caller) (Answer, error) { return s.Unknown(t.Context(), c) },
+		"no such path": func(s *Service, c Caller) (Answer, error) { return s.Unknown(t.Context(), c, ErrNotFound) },
 		"capabilities": func(s *Service, c Caller) (Answer, error) { return s.Capabilities(t.Context(), c) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -191,6 +191,7 @@ type Config struct {
 	Touch    func(peerID uuid.UUID)                    // told of every peer that was answered
 	Observe  Observe                                   // nil: nobody measures
 	Searcher *Searcher
+	Note     func(refusal audit.Event) // counts what a limit turned away, for the audit log; nil counts nothing
 }
 
 // Service answers federated requests.
@@ -338,8 +339,17 @@ func (r *run) refuse(ctx context.Context, err error) error {
 	if dead(f) {
 		r.s.Refused.Add(r.caller.Identity.Fingerprint)
 	}
-	if f.Kind == fault.RateLimited || errors.Is(err, context.Canceled) {
-		return err // a flood must not become a flood of audit rows
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	if f.Kind == fault.RateLimited {
+		// A flood must not become a flood of audit rows: it is one, with a number, at the end of the minute.
+		if r.s.Note != nil {
+			e := r.event(f.Kind.Status(), audit.Denied, f.Code, answer{})
+			e.QueryHash, e.Duration = nil, 0
+			r.s.Note(e)
+		}
+		return err
 	}
 	outcome := audit.Denied
 	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {

@@ -186,11 +186,12 @@ func (s *Service) Capabilities(ctx context.Context, c Caller) (Answer, error) {
 	})
 }
 
-// Unknown answers a path that is none of ours, so that probing is on record like asking.
-func (s *Service) Unknown(ctx context.Context, c Caller) (Answer, error) {
+// Unknown answers a path or a method that is none of ours, so that probing is on record like asking. Whoever may ask is
+// told the mistake.
+func (s *Service) Unknown(ctx context.Context, c Caller, mistake error) (Answer, error) {
 	r := s.begin(c, "unknown", "", nil)
 	return r.do(ctx, func(Plan) (answer, error) {
-		return answer{}, s.authorizedError(ctx, r.check(), ErrNotFound)
+		return answer{}, s.authorizedError(ctx, r.check(), mistake)
 	})
 }
 
