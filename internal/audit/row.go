@@ -84,7 +84,11 @@ func line(v any) ([]byte, error) {
 
 // ascii writes everything beyond ASCII as JSON escapes. It stands inside of strings only.
 func ascii(doc []byte) []byte {
-	if bytes.IndexFunc(doc, func(r rune) bool { return r >= 0x7f }) < 0 {
+	plain := true
+	for _, b := range doc {
+		plain = plain && b < 0x7f
+	}
+	if plain {
 		return doc
 	}
 	out := make([]byte, 0, len(doc)+64)
