@@ -31,6 +31,12 @@ func (r *recorder) Record(_ context.Context, e audit.Event) error {
 	return nil
 }
 
+func (r *recorder) written() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.rows)
+}
+
 func (r *recorder) counts() map[string]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,22 +72,22 @@ func TestGuessingIsOneRowAMinute(t *testing.T) {
 			a.Note(guess("2001:db8:0:0:ffff::2", "unknown"))
 			a.Note(guess("192.0.2.1", "rate_limited"))
 		}
-		if len(r.rows) != 0 {
-			t.Errorf("%d rows before the minute has ended", len(r.rows))
+		if r.written() != 0 {
+			t.Errorf("%d rows before the minute has ended", r.written())
 		}
 		time.Sleep(70 * time.Second)
 		synctest.Wait()
 		want := map[string]int{"192.0.2.0/24 unknown": 2000, "192.0.3.0/24 unknown": 1000, "2001:db8::/64 unknown": 2000, "192.0.2.0/24 rate_limited": 1000}
-		if got := r.counts(); len(r.rows) != 4 || !maps.Equal(got, want) {
-			t.Errorf("%d rows: %v", len(r.rows), got)
+		if got := r.counts(); r.written() != 4 || !maps.Equal(got, want) {
+			t.Errorf("%d rows: %v", r.written(), got)
 		}
 		a.Note(guess("192.0.2.1", "unknown"))
 		stop()
-		if len(r.rows) != 4 {
+		if r.written() != 4 {
 			t.Error("the stop wrote, which is for Flush")
 		}
 		a.Flush(t.Context())
-		if got := r.counts(); got["192.0.2.0/24 unknown"] != 2001 || len(r.rows) != 5 {
+		if got := r.counts(); got["192.0.2.0/24 unknown"] != 2001 || r.written() != 5 {
 			t.Errorf("after the end: %v", got)
 		}
 	})
@@ -91,7 +97,9 @@ func TestAFloodOfAddressesIsBoundedAndCounted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, r, stop := aggregating(t)
+		r.mu.Lock()
 		r.down = true
+		r.mu.Unlock()
 		for range 3 { // minutes in which nothing can be written
 			for i := range 20_000 {
 				a.Note(guess(fmt.Sprintf("10.%d.%d.1", i/256, i%256), "unknown"))
@@ -107,8 +115,8 @@ func TestAFloodOfAddressesIsBoundedAndCounted(t *testing.T) {
 		for _, n := range r.counts() {
 			total += n
 		}
-		if total != 60_000 || len(r.rows) > 2100 {
-			t.Errorf("%d refusals in %d rows, of 60000", total, len(r.rows))
+		if total != 60_000 || r.written() > 2100 {
+			t.Errorf("%d refusals in %d rows, of 60000", total, r.written())
 		}
 	})
 }
