@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/scope"
 )
 
@@ -281,12 +282,17 @@ func (a *app) grantChange(verb, short string, human func(*cobra.Command, grantDo
 }
 
 func rateOf(g grantDoc) string {
-	if g.RatePerMinute == nil || g.Burst == nil {
-		return ""
-	}
-	rate := fmt.Sprintf("%d/min, burst %d", *g.RatePerMinute, *g.Burst)
-	if g.RowsPerDay != nil {
+	rate := limitText(g.RatePerMinute, g.Burst)
+	if rate != "" && g.RowsPerDay != nil {
 		rate += fmt.Sprintf(", %d rows a day", *g.RowsPerDay)
 	}
 	return rate
+}
+
+// limitText is empty when there is no limit.
+func limitText(perMinute, burst *int) string {
+	if perMinute == nil || burst == nil {
+		return ""
+	}
+	return grant.Limit{PerMinute: *perMinute, Burst: *burst}.String()
 }

@@ -18,6 +18,8 @@ type peerDoc struct {
 	State         string          `json:"state"`
 	EndpointURL   string          `json:"endpoint_url"`
 	CAFingerprint string          `json:"ca_fingerprint"`
+	RatePerMinute *int            `json:"rate_per_minute"`
+	Burst         *int            `json:"burst"`
 	CreatedAt     time.Time       `json:"created_at"`
 	LastSeenAt    *time.Time      `json:"last_seen_at"`
 	RevokedAt     *time.Time      `json:"revoked_at"`
@@ -57,7 +59,44 @@ func (a *app) peers() *cobra.Command {
 		a.peerChange("revoke", "Revoke a peer for good, with all of its grants", "revoked"),
 		a.peerShare("share", "Let a user, or the members of a team, ask a peer", http.MethodPut, "%s may ask %s"),
 		a.peerShare("unshare", "Let a user, or the members of a team, no longer ask a peer", http.MethodDelete, "%s may no longer ask %s"),
-		a.peerRemove())
+		a.peerLimit(), a.peerRemove())
+}
+
+func (a *app) peerLimit() *cobra.Command {
+	var body struct {
+		Rate  string `json:"rate"`
+		Burst *int   `json:"burst,omitempty"`
+	}
+	var burst int
+	var none bool
+	cmd := a.leaf("limit", []string{"PEER"}, "Limit a peer over all of its grants, or lift that limit", func(cmd *cobra.Command, args []string) error {
+		if none == (body.Rate != "") {
+			return misuse(cmd, "limit takes --rate or --none, one of them")
+		}
+		if cmd.Flags().Changed("burst") {
+			body.Burst = &burst
+		}
+		r := request{method: http.MethodPut, path: []string{"api", "federation", "peers", args[0], "limit"}, body: body}
+		if none {
+			r = remove(r.path...)
+		}
+		_, doc, err := a.ask(cmd, r)
+		if err != nil {
+			return err
+		}
+		return show(a, doc, func(p peerDoc) {
+			if text := limitText(p.RatePerMinute, p.Burst); text != "" {
+				a.say("peer %s: %s over all of its grants", p.Name, text)
+			} else {
+				a.say("peer %s is limited by its grants alone", p.Name)
+			}
+		})
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&body.Rate, "rate", "", "how many requests, such as 600/min")
+	flags.IntVar(&burst, "burst", 0, "how many requests at once (default a minute's)")
+	flags.BoolVar(&none, "none", false, "lift the limit; that of each grant stays")
+	return cmd
 }
 
 func (a *app) peerShare(verb, short, method, done string) *cobra.Command {
@@ -140,6 +179,9 @@ func (a *app) peerShow() *cobra.Command {
 				{"grants", fmt.Sprint(p.Grants)},
 				{"created", a.fullTime(&p.CreatedAt)},
 				{"last seen", a.fullTime(p.LastSeenAt)},
+			}
+			if rate := limitText(p.RatePerMinute, p.Burst); rate != "" {
+				fields = append(fields, field{"rate", rate})
 			}
 			if p.RevokedAt != nil {
 				fields = append(fields, field{"revoked", a.fullTime(p.RevokedAt)})

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/fedapi"
+	"github.com/mosaicstack/gateway/internal/grant"
+	"github.com/mosaicstack/gateway/internal/postgres"
 )
 
 func (g *gateway) exec(sql string, args ...any) {
@@ -70,6 +72,38 @@ func TestAnswersTellWhereTheirLimitStands(t *testing.T) {
 		if strings.HasPrefix(name, "Ratelimit") {
 			t.Errorf("who may not ask is told of limits: %s", name)
 		}
+	}
+}
+
+func TestAPeersLimitIsInForceWhenItWasSet(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	cert, _ := g.enrol("ada@example.org")
+	other, _ := g.enrol("bob@example.org")
+	peers := &postgres.Peers{DB: g.stores}
+	a, b := g.client(g.presenting(cert), http2), g.client(g.presenting(other), http2)
+	for _, c := range []*http.Client{a, b} { // their plans are kept from here on
+		if got := g.get(c, tasks); got.Header.Get("RateLimit-Limit") != "60" {
+			t.Fatalf("%d %v", got.StatusCode, got.Header)
+		}
+	}
+	if err := peers.SetLimit(t.Context(), "home", &grant.Limit{PerMinute: 1, Burst: 3}, act); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []*http.Client{a, b, a} {
+		if got := g.get(c, tasks); got.StatusCode != http.StatusOK || got.number(t, "RateLimit-Remaining") != 2-i || !strings.HasPrefix(got.Header.Get("RateLimit-Policy"), `"peer";q=1;`) {
+			t.Errorf("request %d: %d %v", i+1, got.StatusCode, got.Header)
+		}
+	}
+	g.get(b, tasks).wantProblem(t, http.StatusTooManyRequests, "rate_limited")
+	if err := peers.SetLimit(t.Context(), "home", nil, act); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.get(b, tasks); got.StatusCode != http.StatusOK || !strings.HasPrefix(got.Header.Get("RateLimit-Policy"), `"grant";`) {
+		t.Errorf("the limit was lifted: %d %v", got.StatusCode, got.Header)
+	}
+	if n := g.count(`SELECT count(*) FROM federation_audit_log WHERE verb = 'peer.limit' AND detail IN ('1/min, burst 3', 'no limit')`); n != 2 {
+		t.Errorf("%d audit rows of the two changes", n)
 	}
 }
 

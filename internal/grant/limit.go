@@ -13,6 +13,11 @@ type Limit struct {
 	Burst     int // 1..1,000,000
 }
 
+// String is how a limit is shown: "120/min, burst 60".
+func (l Limit) String() string {
+	return strconv.Itoa(l.PerMinute) + "/min, burst " + strconv.Itoa(l.Burst)
+}
+
 // The highest limits that can be set.
 const (
 	MaxRate       = 1_000_000

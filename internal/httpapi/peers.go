@@ -10,6 +10,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/account"
 	"github.com/mosaicstack/gateway/internal/edge"
+	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/peer"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/querying"
@@ -23,6 +24,8 @@ type peerBody struct {
 	State         peer.State       `json:"state"`
 	EndpointURL   string           `json:"endpoint_url" doc:"its federation listener; empty for a peer that only queries us"`
 	CAFingerprint string           `json:"ca_fingerprint"`
+	RatePerMinute *int             `json:"rate_per_minute" doc:"limit over all of its grants; null without one"`
+	Burst         *int             `json:"burst"`
 	CreatedAt     time.Time        `json:"created_at"`
 	UpdatedAt     time.Time        `json:"updated_at"`
 	LastSeenAt    *time.Time       `json:"last_seen_at"`
@@ -68,6 +71,7 @@ func toPeer(l postgres.Listing, held []querying.Held) peerBody {
 	p := l.Peer
 	out := peerBody{
 		ID: p.ID, Name: p.Name, DisplayName: p.DisplayName, State: p.State, EndpointURL: p.EndpointURL, CAFingerprint: p.CAFingerprint,
+		RatePerMinute: p.RatePerMinute, Burst: p.Burst,
 		CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt, LastSeenAt: p.LastSeenAt, RevokedAt: p.RevokedAt, Grants: l.Grants,
 		Credentials: make([]credentialBody, 0, len(held)),
 	}
@@ -134,8 +138,49 @@ func (a *api) peers() {
 	op.DefaultStatus = http.StatusOK
 	register(a, op,
 		a.removePeer)
+	a.peerLimit()
 	a.sharing()
 	a.peerQueries()
+}
+
+// peerLimit sets and lifts the limit over all grants of a peer.
+func (a *api) peerLimit() {
+	type newLimit struct {
+		PeerRef
+		Body struct {
+			Rate  string `json:"rate" doc:"requests, for example 600/min"`
+			Burst *int   `json:"burst,omitempty" doc:"how many requests may come at once; a minute's when left out"`
+		}
+	}
+	const path = "/api/federation/peers/{peer}/limit"
+	op := operation(http.MethodPut, path, "peer-limit", "Limit a peer over all of its grants, beside the limit of each", "peers", account.PeersWrite)
+	op.DefaultStatus = http.StatusOK
+	register(a, op,
+		func(ctx context.Context, in *newLimit) (*body[peerBody], error) {
+			rate, err := grant.ParseRate(in.Body.Rate)
+			if err != nil {
+				return nil, err
+			}
+			l := grant.Limit{PerMinute: rate, Burst: rate}
+			if in.Body.Burst != nil {
+				l.Burst = *in.Body.Burst
+			}
+			if err := grant.CheckBurst(l.Burst); err != nil {
+				return nil, err
+			}
+			if err := a.Peers.SetLimit(ctx, in.Peer, &l, actOf(ctx)); err != nil {
+				return nil, err
+			}
+			return a.peer(ctx, in.Peer)
+		})
+	op = operation(http.MethodDelete, path, "peer-unlimit", "Lift the limit over all grants of a peer; that of each grant stays", "peers", account.PeersWrite)
+	op.DefaultStatus = http.StatusOK
+	register(a, op, func(ctx context.Context, in *PeerRef) (*body[peerBody], error) {
+		if err := a.Peers.SetLimit(ctx, in.Peer, nil, actOf(ctx)); err != nil {
+			return nil, err
+		}
+		return a.peer(ctx, in.Peer)
+	})
 }
 
 // sharing says who may ask a peer: the users and teams that an admin names.

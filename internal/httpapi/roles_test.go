@@ -74,6 +74,8 @@ var operations = map[string]permitted{
 	"peer-suspend":      {admins, 200, "/api/federation/peers/active/suspend", `{}`},
 	"peer-resume":       {admins, 200, "/api/federation/peers/suspended/resume", `{}`},
 	"peer-revoke":       {admins, 200, "/api/federation/peers/home/revoke", `{}`},
+	"peer-limit":        {admins, 200, "/api/federation/peers/home/limit", `{"rate":"600/min"}`},
+	"peer-unlimit":      {admins, 200, "/api/federation/peers/home/limit", ""},
 	"peer-remove":       {admins, 200, "/api/federation/peers/home", ""},
 	"peer-share-user":   {admins, 404, "/api/federation/peers/home/users/ada@example.org", ""},
 	"peer-share-team":   {admins, 404, "/api/federation/peers/home/teams/platform", ""},

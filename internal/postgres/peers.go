@@ -9,6 +9,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/peer"
 )
 
@@ -126,6 +127,32 @@ func (s *Peers) Change(ctx context.Context, ref string, t Transition, reason str
 		return record(ctx, tx, e)
 	})
 	return out, err
+}
+
+// SetLimit sets the limit over all grants of a peer; nil lifts it. The grants get a new version with it, so no replica
+// answers on a copy that has the limit from before.
+func (s *Peers) SetLimit(ctx context.Context, ref string, l *grant.Limit, act audit.Act) error {
+	return s.inTx(ctx, "limit peer", func(tx pgx.Tx) error {
+		p, err := findPeer(ctx, tx, ref, "FOR NO KEY UPDATE")
+		if err != nil {
+			return err
+		}
+		e := act.Event("peer.limit")
+		e.PeerID, e.PeerName, e.Detail = p.ID, p.Name, "no limit"
+		var rate, burst *int
+		if l != nil {
+			rate, burst, e.Detail = &l.PerMinute, &l.Burst, l.String()
+		}
+		if _, err := tx.Exec(ctx, `UPDATE federation_peers SET rate_per_minute = $2, burst = $3, updated_at = now(), version = version + 1 WHERE id = $1`,
+			p.ID, rate, burst); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `UPDATE federation_grants SET version = version + 1 WHERE id IN (
+				SELECT id FROM federation_grants WHERE peer_id = $1 AND status IN ('pending', 'active') ORDER BY id FOR NO KEY UPDATE)`, p.ID); err != nil {
+			return err
+		}
+		return record(ctx, tx, e)
+	})
 }
 
 // How many audit rows forget a removed peer in one transaction, and how long all of them may take.

@@ -1,6 +1,7 @@
 package valkey
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -308,6 +309,46 @@ func TestAnOpenServerOnTheNetworkIsWarnedOf(t *testing.T) {
 		c := open(t, address)
 		if got := !c.guarded && !c.loopback(); got != want {
 			t.Errorf("%s: %t, want %t", address, got, want)
+		}
+	}
+}
+
+// older answers as a server of another time does, which is nowhere to be had: it knows INFO and nothing else.
+func older(t *testing.T, version string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				for in := bufio.NewScanner(conn); in.Scan(); {
+					switch strings.ToUpper(in.Text()) {
+					case "INFO":
+						text := "redis_version:" + version + "\r\nrole:master\r\n"
+						_, _ = fmt.Fprintf(conn, "$%d\r\n%s\r\n", len(text), text)
+					case "HELLO", "CLIENT":
+						_, _ = fmt.Fprint(conn, "-ERR unknown command\r\n")
+					}
+				}
+			}()
+		}
+	}()
+	return "redis://" + l.Addr().String()
+}
+
+func TestAServerOfAnotherTimeIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{"6.2.14", "2.8.0", "", "x\x1b[31m"} {
+		if _, err := open(t, older(t, version)).Check(t.Context()); !errors.Is(err, ErrTooOld) || strings.ContainsRune(err.Error(), '\x1b') {
+			t.Errorf("version %q: %v, want valkey_too_old", version, err)
 		}
 	}
 }
