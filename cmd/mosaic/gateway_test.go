@@ -758,6 +758,12 @@ func TestManySources(t *testing.T) {
 	if p := ask("work,nowhere", "tasks", "--user", "kid@home.example"); fmt.Sprint(p.Sources) != "[{work denied peer_not_available 0} {nowhere denied peer_not_available 0}]" {
 		t.Errorf("named by somebody without a credential: %v", p.Sources)
 	}
+	if p := ask("all", "tasks", "--local", "--user", "ada@home.example", "--search", "home"); p.titles() != "home-2,home-1" || len(p.Sources) != 3 {
+		t.Errorf("searched for home: %s %v", p.titles(), p.Sources)
+	}
+	if p := ask("all", "tasks", "--local", "--user", "ada@home.example", "--search", "lab or work", "--limit", "4"); len(p.Data) != 4 || p.Data[0].Source == p.Data[1].Source {
+		t.Errorf("the best of two sources: %s %v", p.titles(), p.Sources)
+	}
 	if err := others["lab"].stop(syscall.SIGKILL); err == nil {
 		t.Error("killed, and no error")
 	}

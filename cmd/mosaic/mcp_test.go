@@ -82,6 +82,10 @@ func TestAnAssistantAsksHomeAndWork(t *testing.T) {
 					t.Errorf("got %q, want %q", one.Row.Title, row.Title)
 				}
 			}
+			call(t, s, "search", map[string]any{"resource": "tasks", "query": "instructions"}, &rows)
+			if len(rows.Rows) != 1 || rows.Rows[0].Source != "work" || !rows.Rows[0].Untrusted {
+				t.Fatalf("found %+v", rows)
+			}
 			kid := connectMCP(t, transport("kid@home.example"))
 			call(t, kid, "list_sources", nil, &sources)
 			if len(sources.Sources) != 1 {

@@ -29,6 +29,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/querying"
 	"github.com/mosaicstack/gateway/internal/remote"
+	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
 	"github.com/mosaicstack/gateway/internal/serving"
 	"github.com/mosaicstack/gateway/internal/upkeep"
@@ -151,7 +152,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		}),
 		Profile: c.profile, Log: c.log, Now: c.now,
 	})
-	adder, query := g.newQuerying(hash)
+	adder, query := g.newQuerying(hash, searcher)
 	g.api = httpapi.New(httpapi.Config{
 		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog, Notary: g.notary, Record: g.writer, Note: g.refusals.Note,
 		Enroll: enroll.New(enroll.Config{
@@ -270,19 +271,35 @@ func drain(s *http.Server) error {
 }
 
 // newQuerying makes the half of the gateway that asks others.
-func (g *gateway) newQuerying(hash querying.Hasher) (*querying.Adder, *querying.Service) {
+func (g *gateway) newQuerying(hash querying.Hasher, searcher *serving.Searcher) (*querying.Adder, *querying.Service) {
 	client := remote.NewPatient(remote.NewClient(), g.now)
 	adder := querying.NewAdder(querying.AdderConfig{
 		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring.ring, Random: rand.Reader, Now: g.now,
 	})
 	return adder, querying.New(querying.Config{
 		Finder: g.credentials, Client: client, Keys: g.keyring.ring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch,
-		Local: localRows{g.resources}, Cursors: g.keyring.ring.AEAD("cursor across sources"),
+		Local: localRows{g.resources, searcher}, Cursors: g.keyring.ring.AEAD("cursor across sources"),
 	})
 }
 
 // localRows is this gateway's own rows as a source beside its peers.
-type localRows struct{ store *postgres.Resources }
+type localRows struct {
+	store    *postgres.Resources
+	searcher *serving.Searcher
+}
+
+// Search implements querying.Local.
+func (l localRows) Search(ctx context.Context, res scope.Resource, user uuid.UUID, q resource.SearchRequest) ([]byte, error) {
+	p, err := l.searcher.Prepare(ctx, res, q, page.MaxLimit)
+	if err != nil {
+		return nil, err
+	}
+	found, err := l.searcher.Run(ctx, "user:"+user.String(), func() (serving.Found, error) { return l.store.Search(ctx, user, p.Lookup) })
+	if err != nil {
+		return nil, err
+	}
+	return p.Body(found)
+}
 
 // Rows implements querying.Local.
 func (l localRows) Rows(ctx context.Context, res scope.Resource, user uuid.UUID, since time.Time, after page.Key, limit, maxBytes int) ([]byte, bool, error) {

@@ -324,6 +324,21 @@ func (a *api) peerQueries() {
 			return answer(a.Querying.ListAcross(ctx, CallerOf(ctx), in.Resource, from,
 				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
 		})
+	type searchAcross struct {
+		ResourceRef
+		Peers   string `query:"peers" doc:"names or ids separated by commas, or all, which is also the default"`
+		Local   string `query:"include_local" doc:"true adds the rows of this gateway that you can see, as the source local"`
+		RawBody []byte `contentType:"application/json"`
+	}
+	register(a, searching(operation(http.MethodPost, "/api/federation/resources/{resource}/search", "federated-search",
+		"Ask many peers at once for the rows that fit a query best; every source has a status", "querying", account.PeersQuery)),
+		func(ctx context.Context, in *searchAcross) (*body[querying.Page], error) {
+			from, err := querying.ParseSources(in.Peers, in.Local)
+			if err != nil {
+				return nil, err
+			}
+			return answer(a.Querying.SearchAcross(ctx, CallerOf(ctx), in.Resource, from, in.RawBody))
+		})
 	type search struct {
 		PeerRef
 		ResourceRef

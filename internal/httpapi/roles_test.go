@@ -84,6 +84,7 @@ var operations = map[string]permitted{
 
 	// Nobody here holds a credential, and so a peer is not available: 403 of its own code, after the role was asked.
 	"peer-query-list":   {rowHolders, 403, "/api/federation/peers/home/resources/tasks", ""},
+	"federated-search":  {rowHolders, 200, "/api/federation/resources/tasks/search", `{"query":"x"}`},
 	"federated-list":    {rowHolders, 200, "/api/federation/resources/tasks", ""},
 	"peer-capabilities": {rowHolders, 403, "/api/federation/peers/home/capabilities", ""},
 	"peer-query-search": {rowHolders, 403, "/api/federation/peers/home/resources/tasks/search", `{"query":"new"}`},

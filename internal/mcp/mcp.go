@@ -60,6 +60,10 @@ func server(s *session, version string, cache *mcp.SchemaCache) *mcp.Server {
 		Description: "List rows of a resource, newest first, of one source or of many at once.",
 	}, s.list)
 	mcp.AddTool(srv, &mcp.Tool{
+		Name: "search", Annotations: read,
+		Description: "Find the rows of a resource that fit a query best, in one source or in many at once.",
+	}, s.search)
+	mcp.AddTool(srv, &mcp.Tool{
 		Name: "get_row", Annotations: read,
 		Description: "Get one row of one source by its id.",
 	}, s.get)
@@ -136,6 +140,35 @@ func (s *session) list(ctx context.Context, _ *mcp.CallToolRequest, in listIn) (
 	page, err := s.service.ListAcross(ctx, s.caller, in.Resource, from, querying.ListParams{
 		Limit: number(in.Limit), Cursor: in.Cursor, UpdatedSince: in.UpdatedSince,
 	})
+	if err != nil {
+		return nil, rowsOut{}, told(err)
+	}
+	out, err := rowsOf(page)
+	return nil, out, told(err)
+}
+
+type searchIn struct {
+	Query    string   `json:"query" jsonschema:"what to look for"`
+	Resource string   `json:"resource" jsonschema:"tasks, notes, memory, credentials or api_keys"`
+	Sources  []string `json:"sources,omitempty" jsonschema:"names from list_sources; all of them when left out"`
+	Mode     string   `json:"mode,omitempty" jsonschema:"lexical, semantic or hybrid; the best the resource has when left out"`
+	Limit    int      `json:"limit,omitempty" jsonschema:"at most so many rows, 50 when left out"`
+}
+
+func (s *session) search(ctx context.Context, _ *mcp.CallToolRequest, in searchIn) (*mcp.CallToolResult, rowsOut, error) {
+	from, err := s.from(in.Sources)
+	if err != nil {
+		return nil, rowsOut{}, told(err)
+	}
+	body, err := json.Marshal(struct {
+		Query string `json:"query"`
+		Mode  string `json:"mode,omitempty"`
+		Limit int    `json:"limit,omitempty"`
+	}{in.Query, in.Mode, in.Limit})
+	if err != nil {
+		return nil, rowsOut{}, told(err)
+	}
+	page, err := s.service.SearchAcross(ctx, s.caller, in.Resource, from, body)
 	if err != nil {
 		return nil, rowsOut{}, told(err)
 	}

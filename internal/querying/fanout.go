@@ -47,6 +47,8 @@ var errUserRequired = &fault.Fault{
 // and not older than since. more tells whether there are rows after it.
 type Local interface {
 	Rows(ctx context.Context, res scope.Resource, user uuid.UUID, since time.Time, after page.Key, limit, maxBytes int) (array []byte, more bool, err error)
+	// Search answers as a peer does: {"data":[…],"page":{…},"search":{…}}.
+	Search(ctx context.Context, res scope.Resource, user uuid.UUID, q resource.SearchRequest) ([]byte, error)
 	// Row gives one row the user may see now. What is not there or not theirs is a fault of kind NotFound.
 	Row(ctx context.Context, res scope.Resource, user, id uuid.UUID) ([]byte, error)
 }

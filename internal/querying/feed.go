@@ -32,6 +32,8 @@ type Source struct {
 	Hint       string `json:"hint,omitempty"`                // what to do
 	RetryAfter int    `json:"retry_after_seconds,omitempty"` // zero: trying again changes nothing, or can be done at once
 	Rows       int    `json:"rows"`                          // of this page
+
+	Search *SearchInfo `json:"search,omitempty"` // how it found its rows
 }
 
 // StatusOf puts an error into the few words that a status has.
@@ -189,12 +191,19 @@ func (f *feed) resume() position {
 }
 
 func (f *feed) source() Source {
-	s := Source{Name: f.Source, Status: StatusOf(f.err), Rows: f.took}
+	s := sourceOf(f.Source, f.err)
+	s.Rows = f.took
 	if f.name != "" {
 		s.Name = f.name
 	}
-	if f.err != nil {
-		why := fault.From(f.err)
+	return s
+}
+
+// sourceOf says how a source did.
+func sourceOf(name string, err error) Source {
+	s := Source{Name: name, Status: StatusOf(err)}
+	if err != nil {
+		why := fault.From(err)
 		s.Code, s.Detail, s.Hint, s.RetryAfter = why.Code, why.Detail, why.Hint, int((why.RetryAfter+time.Second-1)/time.Second)
 	}
 	return s
