@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -211,6 +212,7 @@ func (h *handler) serveAs(media string, answer func(*http.Request, serving.Calle
 		head := w.Header()
 		head.Set("Content-Type", media)
 		head.Set("Cache-Control", "no-store")
+		head.Set("Content-Length", strconv.Itoa(len(a.Body)))
 		who.unread.Add(int64(len(a.Body)))
 		defer who.unread.Add(-int64(len(a.Body)))
 		started := h.Now()
@@ -218,6 +220,7 @@ func (h *handler) serveAs(media string, answer func(*http.Request, serving.Calle
 		if h.Wrote != nil {
 			h.Wrote(h.Now().Sub(started))
 		}
+		a.Done()
 	}
 }
 

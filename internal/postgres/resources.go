@@ -237,24 +237,18 @@ const visibleTo = `(t.team_id IS NULL AND t.owner_id = $1 OR t.team_id IN (SELEC
 // List gives a page of the rows a user may see now, newest first: their own, and those of their teams.
 func (s *Resources) List(ctx context.Context, res scope.Resource, user uuid.UUID, since time.Time, after page.Key, limit, maxBytes int) (serving.Rows, error) {
 	const position = `(t.updated_at, t.id) < ($2::timestamptz, $3::uuid) AND t.updated_at >= $4::timestamptz ORDER BY t.updated_at DESC, t.id DESC LIMIT $5`
-	sql := fmt.Sprintf(`SELECT ''::text, NULL::timestamptz, NULL::uuid UNION ALL (SELECT * FROM (
+	sql := fmt.Sprintf(`SELECT ''::text, r.* FROM (
 			(SELECT t.doc, t.updated_at, t.id FROM %[1]s t WHERE t.owner_id = $1 AND t.team_id IS NULL AND %[2]s)
 			UNION ALL
 			(SELECT t.* FROM team_members m CROSS JOIN LATERAL (SELECT t.doc, t.updated_at, t.id FROM %[1]s t WHERE t.team_id = m.team_id AND %[2]s) t WHERE m.user_id = $1)
-		) r ORDER BY updated_at DESC, id DESC LIMIT $5)`, res, position)
-	start, id, from := "infinity", firstID, "-infinity"
-	if !after.UpdatedAt.IsZero() {
-		start, id = after.UpdatedAt.UTC().Format(time.RFC3339Nano), after.ID
-	}
-	if !since.IsZero() {
-		from = notBefore(since)
-	}
+		) r ORDER BY updated_at DESC, id DESC LIMIT $5`, res, position)
+	start, id, from := between(after, since)
 	rows, err := s.pool.Query(ctx, sql, user, start, id, from, limit+1)
 	if err != nil {
 		return serving.Rows{}, fail(err, "list "+string(res))
 	}
 	defer rows.Close()
-	out, err := joinDocs(rows, limit, maxBytes)
+	out, _, err := joinDocs(rows, nil, limit, maxBytes)
 	return out, fail(err, "list "+string(res))
 }
 

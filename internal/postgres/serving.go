@@ -4,13 +4,12 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/mosaicstack/gateway/internal/grant"
-	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/scope"
 	"github.com/mosaicstack/gateway/internal/serving"
 )
@@ -22,7 +21,21 @@ import (
 // they are. A revoke that has committed before the statement began is in the snapshot, so no row is answered
 // after it. The statement calls no volatile function: one that did was seen to return a row that was written
 // after its own check had passed.
-type Serving struct{ *DB }
+type Serving struct {
+	*DB
+
+	texts sync.Map // of a statement for each shape of it: there are few, and the driver knows what it prepared by its text
+}
+
+// text gives the text of a statement, written once for each shape.
+func (s *Serving) text(shape interface{ write() string }) string {
+	if sql, ok := s.texts.Load(shape); ok {
+		return sql.(string)
+	}
+	sql := shape.write()
+	s.texts.Store(shape, sql)
+	return sql
+}
 
 // The parameters every read begins with.
 const (
@@ -109,7 +122,7 @@ func (s *Serving) Plan(ctx context.Context, fingerprint [32]byte) (serving.Plan,
 // Authorize implements serving.Store.
 func (s *Serving) Authorize(ctx context.Context, c serving.Check) error {
 	var code string
-	err := s.pool.QueryRow(ctx, aliveCTE+`SELECT refusal FROM a`, c.Fingerprint[:], c.GrantID, c.UserID, c.Version).Scan(&code)
+	err := s.pool.QueryRow(ctx, aliveCTE+`SELECT refusal FROM a`, c.Fingerprint[:], wireID(c.GrantID), wireID(c.UserID), c.Version).Scan(&code)
 	if notFound(err) {
 		return serving.ErrCertificateUnknown
 	} else if err != nil {
@@ -118,122 +131,15 @@ func (s *Serving) Authorize(ctx context.Context, c serving.Check) error {
 	return refusal(code)
 }
 
-// The keyset position before the first row.
-var firstID = uuid.Max
+// getShape is what the text of a get's statement depends on.
+type getShape struct{ resource scope.Resource }
 
-// List implements serving.Store.
-//
-// Each branch walks one index range, newest first, for at most one row more than the page: the personal rows of
-// the user, and the rows of each team in scope that the user is in now. The work is bounded by the page and the
-// number of teams, whatever the table holds.
-func (s *Serving) List(ctx context.Context, q serving.ListQuery) (serving.Rows, error) {
-	branches := padded(len(q.Filter.IncludeTeams))
-	args := make([]any, 0, 8+branches)
-	after, since := "infinity", "-infinity"
-	args = append(args, q.Fingerprint[:], q.GrantID, q.UserID, q.Version)
-	if !q.Since.IsZero() {
-		since = notBefore(q.Since)
-	}
-	id := firstID
-	if !q.After.UpdatedAt.IsZero() {
-		after, id = q.After.UpdatedAt.UTC().Format(time.RFC3339Nano), q.After.ID
-	}
-	args = append(args, after, id, since, q.Rows+1)
-	for i := range branches {
-		team := uuid.Nil // padding: no team has this id
-		if i < len(q.Filter.IncludeTeams) {
-			team = q.Filter.IncludeTeams[i]
-		}
-		args = append(args, team)
-	}
-	rows, err := s.pool.Query(ctx, listSQL(q.Resource, q.Filter.IncludePersonal, branches), args...)
-	if err != nil {
-		return serving.Rows{}, fail(err, "list "+string(q.Resource))
-	}
-	defer rows.Close()
-	page, err := joinDocs(rows, q.Rows, q.MaxBytes)
-	return page, fail(err, "list "+string(q.Resource))
-}
-
-// notBefore writes a lower bound. PostgreSQL would round it to the nearest of its microseconds, and let a row of just
-// before it in.
-func notBefore(t time.Time) string {
-	micros := t.UTC().Truncate(time.Microsecond)
-	if micros.Before(t) {
-		micros = micros.Add(time.Microsecond)
-	}
-	return micros.Format(time.RFC3339Nano)
-}
-
-// padded rounds the number of teams up to a power of two, so that few shapes of the statement are prepared.
-func padded(teams int) int {
-	n := 0
-	for n < teams {
-		n = max(1, n*2)
-	}
-	return n
-}
-
-// listSQL writes the statement for a resource and a number of team branches.
-func listSQL(res scope.Resource, personal bool, teams int) string {
-	const row = `t.doc, t.updated_at, t.id`
-	position := `(t.updated_at, t.id) < ($5::timestamptz, $6::uuid) AND t.updated_at >= $7::timestamptz ORDER BY t.updated_at DESC, t.id DESC LIMIT $8`
-	table := string(res)
-	var branches []string
-	if personal {
-		branches = append(branches, `(SELECT `+row+` FROM `+table+` t WHERE EXISTS (SELECT FROM a WHERE refusal = '') AND t.owner_id = `+argUser+` AND t.team_id IS NULL AND `+position+`)`)
-	}
-	for i := range teams {
-		team := fmt.Sprintf("$%d::uuid", 9+i)
-		branches = append(branches, `(SELECT `+row+` FROM `+table+` t WHERE EXISTS (SELECT FROM a, team_members m WHERE refusal = '' AND m.team_id = `+team+` AND m.user_id = `+argUser+
-			`) AND t.team_id = `+team+` AND `+position+`)`)
-	}
-	return aliveCTE + `SELECT refusal, NULL::timestamptz, NULL::uuid FROM a UNION ALL (SELECT * FROM (` +
-		strings.Join(branches, " UNION ALL ") + `) r ORDER BY updated_at DESC, id DESC LIMIT $8)`
-}
-
-// joinDocs reads the check's row and then the documents, which it copies without decoding them.
-func joinDocs(rows pgx.Rows, limit, maxBytes int) (serving.Rows, error) {
-	if !rows.Next() {
-		if err := rows.Err(); err != nil {
-			return serving.Rows{}, err
-		}
-		return serving.Rows{}, serving.ErrCertificateUnknown
-	}
-	if err := refusal(string(rows.RawValues()[0])); err != nil {
-		return serving.Rows{}, err
-	}
-	var out serving.Rows
-	for rows.Next() {
-		raw := rows.RawValues()
-		switch {
-		case out.Count == limit:
-			out.More = true
-		case out.Count > 0 && len(out.Docs)+len(",")+len(raw[0]) > maxBytes:
-			out.More, out.Cut = true, true
-		}
-		if out.More {
-			break
-		}
-		if out.Count > 0 {
-			out.Docs = append(out.Docs, ',')
-		}
-		out.Docs = append(out.Docs, raw[0]...)
-		out.Count++
-		last, err := position(rows)
-		if err != nil {
-			return serving.Rows{}, err
-		}
-		out.Last = last
-	}
-	rows.Close()
-	return out, rows.Err()
-}
-
-func position(rows pgx.Rows) (page.Key, error) {
-	var k page.Key
-	err := rows.Scan(nil, &k.UpdatedAt, &k.ID)
-	return k, err
+func (s getShape) write() string {
+	return strings.TrimSpace(aliveCTE) + `, v AS MATERIALIZED (
+		SELECT ARRAY(SELECT m.team_id FROM team_members m WHERE m.team_id = ANY($7::uuid[]) AND m.user_id = ` + argUser + `) AS teams)
+	SELECT refusal, (SELECT t.doc FROM ` + string(s.resource) + ` t WHERE t.id = $5 AND a.refusal = ''
+			AND (t.team_id IS NULL AND t.owner_id = ` + argUser + ` AND $6::boolean OR t.team_id = ANY(v.teams)))
+		FROM a CROSS JOIN v`
 }
 
 // Get implements serving.Store.
@@ -241,18 +147,13 @@ func position(rows pgx.Rows) (page.Key, error) {
 // The teams are looked up first, whether there is such a row or not: the work for a row that is hidden and for none
 // differs by the one page that the row is on.
 func (s *Serving) Get(ctx context.Context, q serving.GetQuery) ([]byte, error) {
-	sql := strings.TrimSpace(aliveCTE) + `, v AS MATERIALIZED (
-		SELECT ARRAY(SELECT m.team_id FROM team_members m WHERE m.team_id = ANY($7::uuid[]) AND m.user_id = ` + argUser + `) AS teams)
-	SELECT refusal, (SELECT t.doc FROM ` + string(q.Resource) + ` t WHERE t.id = $5 AND a.refusal = ''
-			AND (t.team_id IS NULL AND t.owner_id = ` + argUser + ` AND $6::boolean OR t.team_id = ANY(v.teams)))
-		FROM a CROSS JOIN v`
-	teams := q.Filter.IncludeTeams
-	if teams == nil {
-		teams = []uuid.UUID{}
+	teams := make([]pgtype.UUID, len(q.Filter.IncludeTeams))
+	for i, id := range q.Filter.IncludeTeams {
+		teams[i] = wireID(id)
 	}
 	var code string
 	var doc []byte
-	err := s.pool.QueryRow(ctx, sql, q.Fingerprint[:], q.GrantID, q.UserID, q.Version, q.ID, q.Filter.IncludePersonal, teams).Scan(&code, &doc)
+	err := s.pool.QueryRow(ctx, s.text(getShape{q.Resource}), q.Fingerprint[:], wireID(q.GrantID), wireID(q.UserID), q.Version, wireID(q.ID), q.Filter.IncludePersonal, teams).Scan(&code, &doc)
 	if notFound(err) {
 		return nil, serving.ErrCertificateUnknown
 	} else if err != nil {

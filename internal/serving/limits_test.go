@@ -39,7 +39,7 @@ func (s *granting) List(_ context.Context, q ListQuery) (Rows, error) {
 	if s.cut != nil {
 		n = s.cut(n)
 	}
-	return Rows{Docs: []byte(strings.TrimSuffix(strings.Repeat("{},", n), ",")), Count: n}, nil
+	return Rows{Docs: append(q.Into, strings.TrimSuffix(strings.Repeat("{},", n), ",")...), Count: n}, nil
 }
 
 // purse is a budget in memory.

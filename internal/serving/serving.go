@@ -121,11 +121,12 @@ type ListQuery struct {
 	After    page.Key  // zero: the first page
 	Rows     int       // as many rows are wanted; one more is read to know whether there is a next page
 	MaxBytes int
+	Into     []byte // the documents are appended to it
 }
 
 // Rows is a page of documents, joined as they stand in an answer.
 type Rows struct {
-	Docs  []byte   // JSON objects, separated by commas
+	Docs  []byte   // ListQuery.Into, and then JSON objects separated by commas
 	Count int      // how many
 	Last  page.Key // of the last one
 	More  bool     // whether there are rows after it
@@ -171,6 +172,15 @@ type Limiter interface {
 type Answer struct {
 	Body  []byte
 	Limit grant.Standing
+
+	lent *lent
+}
+
+// Done gives the body's memory back for the next answer. Nobody may look at the body after it; leaving it out costs
+// that memory and nothing else.
+func (a *Answer) Done() {
+	a.lent.back()
+	a.Body, a.lent = nil, nil
 }
 
 // Hasher makes the keyed hash of a query that its audit row carries.
@@ -188,6 +198,7 @@ type Config struct {
 	Log      *slog.Logger
 	Refused  *RefusedLately
 	CRL      func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
+	Coming   func(n int)                               // told when a request begins (1) and ends (-1): most will have a record
 	Touch    func(peerID uuid.UUID)                    // told of every peer that was answered
 	Observe  Observe                                   // nil: nobody measures
 	Searcher *Searcher
@@ -197,7 +208,8 @@ type Config struct {
 // Service answers federated requests.
 type Service struct {
 	Config
-	plans plans
+	plans  plans
+	bodies bodies
 }
 
 // New returns a Service.
@@ -238,6 +250,7 @@ func (s *Service) begin(c Caller, verb, res string, query []byte) *run {
 type answer struct {
 	body []byte
 	rows int
+	lent *lent // what body is written into, if it goes back
 }
 
 // do carries a request through: work is the one statement, run again once when the plan turns out stale.
@@ -247,6 +260,10 @@ type answer struct {
 func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out Answer, err error) {
 	s := r.s
 	defer func() { r.observed(err) }()
+	if s.Coming != nil {
+		s.Coming(1)
+		defer s.Coming(-1)
+	}
 	wait := s.Refused.Wait(r.caller.Identity.Fingerprint)
 	r.lap(StepRefusedLately)
 	if wait > 0 {
@@ -277,7 +294,7 @@ func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out An
 	if s.Touch != nil {
 		s.Touch(r.plan.PeerID)
 	}
-	out.Body = a.body
+	out.Body, out.lent = a.body, a.lent
 	return out, nil
 }
 

@@ -39,12 +39,15 @@ func (s *Service) List(ctx context.Context, c Caller, q ListRequest) (Answer, er
 		if r.most > 0 && r.most < lq.Rows {
 			lq.Rows, capped = r.most, true
 		}
+		body := s.bodies.lend()
+		lq.Into = append(body.bytes, `{"data":[`...)
 		rows, err := s.Store.List(ctx, lq)
 		if err != nil {
+			body.back()
 			return answer{}, err
 		}
-		body, err := s.page(rows, lq.Rows, capped || rows.Cut, binding(p, q))
-		return answer{body: body, rows: rows.Count}, err
+		body.bytes, err = s.page(rows, lq.Rows, capped || rows.Cut, binding(p, q))
+		return answer{body: body.bytes, rows: rows.Count, lent: body}, err
 	})
 }
 
@@ -79,11 +82,9 @@ func binding(p Plan, q ListRequest) string {
 	return "list\x00" + p.GrantID.String() + "\x00" + q.Resource + "\x00" + q.Since
 }
 
+// page ends the body that the rows are in.
 func (s *Service) page(rows Rows, limit int, capped bool, binding string) ([]byte, error) {
-	b := make([]byte, 0, len(rows.Docs)+256)
-	b = append(b, `{"data":[`...)
-	b = append(b, rows.Docs...)
-	b = append(b, `],"page":{"limit":`...)
+	b := append(rows.Docs, `],"page":{"limit":`...)
 	b = strconv.AppendInt(b, int64(limit), 10)
 	b = append(b, `,"capped":`...)
 	b = strconv.AppendBool(b, capped)
