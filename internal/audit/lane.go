@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // lane commits one batch at a time, to a log that nobody else writes.
@@ -26,8 +27,12 @@ func (l *lane) run() {
 	}
 }
 
-// gather takes what is queued already, without waiting for more.
+// gather takes what is queued. In a crowd it waits for half of it, because what a commit costs depends little on how
+// many rows it has; while one half is being committed the other one gathers. It waits no longer than so many requests
+// take anyway, and a request that is alone not at all.
 func (l *lane) gather(batch []waiting) []waiting {
+	half := min(l.crowd.size(l.now())/2, maxBatch)
+	var limit <-chan time.Time
 	for len(batch) < maxBatch {
 		select {
 		case item, open := <-l.queue:
@@ -35,7 +40,22 @@ func (l *lane) gather(batch []waiting) []waiting {
 				return batch
 			}
 			batch = append(batch, item)
+			continue
 		default:
+		}
+		if len(batch) >= half {
+			return batch
+		}
+		if limit == nil {
+			limit = time.After(min(time.Duration(half)*perRequest, gatherLimit))
+		}
+		select {
+		case item, open := <-l.queue:
+			if !open {
+				return batch
+			}
+			batch = append(batch, item)
+		case <-limit:
 			return batch
 		}
 	}

@@ -38,8 +38,8 @@ type Sink interface {
 // The bounds of the writer. A batch is what one COPY carries; the queue is how many requests may wait for it
 // before the next one is turned away instead of queued.
 const (
-	// Lanes is how many batches may be under way at once.
-	Lanes = 3
+	// Lanes is how many batches may be under way at once: one is committed while the next one gathers.
+	Lanes = 2
 
 	maxBatch    = 512
 	maxWaiting  = 4096
@@ -54,6 +54,8 @@ type Writer struct {
 	log   *slog.Logger
 	now   func() time.Time
 	queue chan waiting
+
+	crowd crowd
 
 	mu     sync.RWMutex // guards closed against a send on the closed queue
 	closed bool
@@ -71,6 +73,9 @@ func NewWriter(sink Sink, log *slog.Logger, now func() time.Time) *Writer {
 		queue: make(chan waiting, maxWaiting),
 	}
 }
+
+// Coming tells of n more requests under way, which are going to record something, or of n fewer.
+func (w *Writer) Coming(n int) { w.crowd.come(n) }
 
 // Record returns when e is committed. ErrUnavailable means it is not known to be, and the answer it describes
 // must not leave.

@@ -147,7 +147,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	crl := &revocationList{ca: c.ca, now: c.now}
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
-			Store: g.serving, Audit: g.writer, Limiter: g.limits.peers, Budgets: g.serving, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
+			Store: g.serving, Audit: g.writer, Coming: g.writer.Coming, Limiter: g.limits.peers, Budgets: g.serving, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
 			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get, Searcher: searcher, Note: g.refusals.Note,
 		}),
 		Profile: c.profile, Log: c.log, Now: c.now,
