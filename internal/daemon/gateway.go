@@ -246,6 +246,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 			return drain(s.server)
 		})
 	}
+	spaceOut()
 	g.health.check(ctx)
 	if gate, ok := l.federation.(*gate); ok {
 		g.health.follow(gate)
