@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"sort"
 	"sync"
 	"testing"
@@ -40,8 +39,6 @@ import (
 var pg = pgtest.New(func(ctx context.Context, c *pgxpool.Config) error {
 	return postgres.Migrate(ctx, c, slog.New(slog.DiscardHandler))
 }).With("fsync", "on").With("full_page_writes", "on").With("synchronous_commit", "on")
-
-func TestMain(m *testing.M) { os.Exit(pg.Main(m)) }
 
 type unlimited struct{}
 
