@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -118,7 +119,7 @@ func (a *app) scope(cmd *cobra.Command, file string) (json.RawMessage, error) {
 		return nil, err
 	}
 	object := bytes.HasPrefix(bytes.TrimSpace(doc), []byte("{"))
-	if len(doc) > scope.MaxDocumentBytes || !object || !json.Valid(doc) {
+	if len(doc) > scope.MaxDocumentBytes || !object || !json.Valid(doc) || !utf8.Valid(doc) {
 		_, err := scope.Parse(doc)
 		return doc, err
 	}

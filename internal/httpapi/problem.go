@@ -97,6 +97,10 @@ func frameworkProblem(ctx context.Context, status int, msg string, errs []error)
 		for _, err := range errs {
 			var d *huma.ErrorDetail
 			if errors.As(err, &d) {
+				if f := unreadable(status, d); f != nil {
+					edge.Note(ctx, f)
+					return edge.NewProblem(f, edge.RequestID(ctx))
+				}
 				problems = append(problems, fault.Problem{Path: pathOf(d.Location), Detail: d.Message})
 			}
 		}
@@ -106,6 +110,20 @@ func frameworkProblem(ctx context.Context, status int, msg string, errs []error)
 	}
 	edge.Note(ctx, f)
 	return edge.NewProblem(f.Listing(problems), edge.RequestID(ctx))
+}
+
+// unreadable is what jsonFormat had against a body. Of its error huma keeps the words alone, and the body: it is read
+// again for the fault itself.
+func unreadable(status int, d *huma.ErrorDetail) *fault.Fault {
+	body, whole := d.Value.(string)
+	if status != http.StatusBadRequest || d.Location != "body" || !whole {
+		return nil
+	}
+	var f *fault.Fault
+	if errors.As(strictly([]byte(body)), &f) {
+		return f
+	}
+	return nil
 }
 
 // pathOf turns huma's "body.scope.resources[0]" into the JSON path of the document that was sent.

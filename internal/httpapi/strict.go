@@ -12,9 +12,10 @@ import (
 	"github.com/mosaicstack/gateway/internal/scope/strictjson"
 )
 
-// bodyLimits bound the tree that a request body may become.
+// bodyLimits bound the tree that a request body may become. A scope document is left to scope.Parse, which tells its
+// author of everything that is wrong with it, at paths of that document.
 func bodyLimits(bytes int) strictjson.Limits {
-	return strictjson.Limits{Bytes: bytes, Depth: 32, Nodes: 20_000}
+	return strictjson.Limits{Bytes: bytes, Depth: 32, Nodes: 20_000, Opaque: "scope"}
 }
 
 // strictly refuses what encoding/json forgives and two readers may understand differently: a key that is there

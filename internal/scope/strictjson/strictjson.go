@@ -81,6 +81,9 @@ type Limits struct {
 	Bytes int // longest document
 	Depth int // deepest nesting of arrays and objects; the document itself is 1
 	Nodes int // most values of any kind; a tree takes far more memory than its text
+	// Opaque is the path of a document inside of the document, which has its own reader: of such a value only Raw and
+	// its place are kept, and nothing is reported of what is in it.
+	Opaque string
 }
 
 // Parse decodes exactly one JSON value. Problems go to report; ok is false when there is no tree to look at:
@@ -138,6 +141,9 @@ func (w *walker) next() (tok json.Token, start, end int) {
 }
 
 func (w *walker) value(path string, depth int) Value {
+	if w.limits.Opaque != "" && path == w.limits.Opaque {
+		return w.opaque(path)
+	}
 	tok, start, end := w.next()
 	v := Value{Path: path, Start: start, End: end}
 	if w.nodes++; w.nodes > w.limits.Nodes && !w.broken {
@@ -170,6 +176,21 @@ func (w *walker) value(path string, depth int) Value {
 			_, _, v.End = w.next()
 		}
 	}
+	v.Raw = w.doc[v.Start:v.End]
+	return v
+}
+
+// opaque passes over a value without looking into it.
+func (w *walker) opaque(path string) Value {
+	v := Value{Path: path}
+	var raw json.RawMessage
+	if err := w.dec.Decode(&raw); err != nil {
+		w.broken = true // as in next
+		w.report.Add(int(w.dec.InputOffset()), path, "is not one JSON value")
+		return v
+	}
+	v.End = int(w.dec.InputOffset())
+	v.Start = v.End - len(raw)
 	v.Raw = w.doc[v.Start:v.End]
 	return v
 }

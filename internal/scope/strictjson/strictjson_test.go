@@ -182,3 +182,21 @@ func TestWrongKindsAreToldInWords(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+func TestADocumentInsideIsLeftToItsOwnReader(t *testing.T) {
+	t.Parallel()
+	inside := `{ "x":1, "x":2, "y":"\ud83d", "z":` + strings.Repeat("[", 20) + strings.Repeat("0,", 2000) + "0" + strings.Repeat("]", 20) + ` }`
+	l := limits()
+	l.Opaque = "doc"
+	for _, doc := range []string{inside, "7", `"\ud83d"`, "null"} {
+		var report strictjson.Report
+		root, ok := strictjson.Parse([]byte(`{"a":1, "doc" : `+doc+` , "in":{"doc":{"b":1,"b":2}},"a":2}`), l, &report)
+		if v, _ := root.Get("doc"); !ok || string(v.Raw) != doc {
+			t.Errorf("read: %t, %.80q, want %.80q", ok, v.Raw, doc)
+		}
+		want := []fault.Problem{at("in.doc.b", "appears more than once in the same object"), at("a", "appears more than once in the same object")}
+		if diff := cmp.Diff(want, report.Problems()); diff != "" {
+			t.Errorf("problems (-want +got):\n%s", diff)
+		}
+	}
+}
