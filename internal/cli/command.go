@@ -47,7 +47,7 @@ func (a *app) root() *cobra.Command {
 
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.url, "url", "", "the gateway's address (MOSAIC_URL); without it, the admin socket in --dir")
-	flags.StringVar(&a.token, "token", "", "API token for --url: a FILE, or - for stdin (MOSAIC_TOKEN, MOSAIC_TOKEN_FILE)")
+	flags.StringVar(&a.token, "token", "", "API token for --url: the token itself, a FILE that holds it, or - for stdin (MOSAIC_TOKEN, MOSAIC_TOKEN_FILE)")
 	flags.StringVar(&a.dir, "dir", defaultDir, "the gateway's directory (MOSAIC_DIR)")
 	flags.BoolVar(&a.json, "json", false, "print one JSON document")
 	return root

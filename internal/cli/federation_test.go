@@ -52,6 +52,15 @@ valid       once, until 2026-03-01T12:15:00Z (in 15m)
 `, "hint: on the other gateway: mosaic federation peer add 'https://work.example.org/api/federation/enrollment/TOKEN?ca=abc' --name NAME\n")
 }
 
+func TestGrantCreatePassesWarningsOnToScriptsToo(t *testing.T) {
+	t.Parallel()
+	answer := `{"grant":` + aGrant("pending", plainScope, "") + `,"enrollment":` + enrollment +
+		`,"warnings":[{"path":"filters.tasks.include_teams[0]","detail":"there is no team \u001b[31mx here"}]}`
+	g := federated(t, map[string]reply{"POST /api/federation/grants": doc(201, answer)})
+	r := g.mosaic(t, "federation grant create --json --peer home --user u --scope "+write(t, plainScope))
+	r.want(t, 0, answer+"\n", "warning: filters.tasks.include_teams[0]: there is no team [31mx here\n")
+}
+
 func TestGrantCreateSendsWhatItWasGivenAndNothingElse(t *testing.T) {
 	t.Parallel()
 	answer := `{"grant":` + aGrant("pending", plainScope, "") + `,"enrollment":` + enrollment + `}`

@@ -58,6 +58,10 @@ type enrollmentDoc struct {
 type issued struct {
 	Grant      grantDoc       `json:"grant"`
 	Enrollment *enrollmentDoc `json:"enrollment"`
+	Warnings   []struct {
+		Path   string `json:"path"`
+		Detail string `json:"detail"`
+	} `json:"warnings"`
 }
 
 func (a *app) grants() *cobra.Command {
@@ -96,6 +100,11 @@ func (a *app) grantCreate() *cobra.Command {
 		doc, err := c.do(cmd.Context(), post(body, "api", "federation", "grants"))
 		if err != nil {
 			return err
+		}
+		if made, err := decode[issued](doc); err == nil {
+			for _, w := range made.Warnings {
+				a.warn("warning: %s: %s", w.Path, w.Detail)
+			}
 		}
 		return show(a, doc, func(made issued) { a.showIssued(cmd, c, made) })
 	})

@@ -15,6 +15,9 @@ const (
 	DefaultTokenTTL = 15 * time.Minute
 )
 
+// MinTTL is the shortest life of a grant: a certificate lives for a minute at least, and never beyond its grant.
+const MinTTL = time.Minute
+
 // maxTTL is a hundred years: past it an expiry is a typing mistake, and far past it timestamps overflow.
 const maxTTL = 100 * 365 * 24 * time.Hour
 
@@ -25,6 +28,12 @@ var (
 		Code:   "duration_invalid",
 		Detail: "this is not a duration",
 		Hint:   "write whole numbers with a unit: 90s, 15m, 24h, 90d or 1d12h",
+	}
+	ErrTTLInvalid = &fault.Fault{
+		Kind:   fault.Invalid,
+		Code:   "grant_ttl_invalid",
+		Detail: "a grant lives for a minute at least: the shortest certificate does, and ends with its grant",
+		Hint:   "leave --expires out for 90d, or write for example 1h",
 	}
 	ErrTokenTTLInvalid = &fault.Fault{
 		Kind:   fault.Invalid,
@@ -47,21 +56,33 @@ func ParseTTL(s string) (time.Duration, error) {
 		if digits == 0 || digits == len(rest) {
 			return 0, badDuration(s)
 		}
-		n, err := strconv.ParseInt(rest[:digits], 10, 64)
 		unit := unitOf(rest[digits])
-		if err != nil || unit == 0 || unit >= last || n > int64(maxTTL/unit) {
+		if unit == 0 || unit >= last {
 			return 0, badDuration(s)
+		}
+		n, err := strconv.ParseInt(rest[:digits], 10, 64) // of digits alone: it can only be too large
+		if err != nil || n > int64(maxTTL/unit) {
+			return 0, tooLong(s)
 		}
 		total += time.Duration(n) * unit // both sides are at most a hundred years; a Duration holds 292
 		last, rest = unit, rest[digits+1:]
 		if total > maxTTL {
-			return 0, badDuration(s)
+			return 0, tooLong(s)
 		}
 	}
 	if total <= 0 {
 		return 0, badDuration(s)
 	}
 	return total, nil
+}
+
+// ParseGrantTTL reads the life of a grant.
+func ParseGrantTTL(s string) (time.Duration, error) {
+	d, err := ParseTTL(s)
+	if err == nil && d < MinTTL {
+		return 0, ErrTTLInvalid
+	}
+	return d, err
 }
 
 func unitOf(c byte) time.Duration {
@@ -101,6 +122,10 @@ func CheckTokenTTL(d time.Duration) error {
 		return ErrTokenTTLInvalid
 	}
 	return nil
+}
+
+func tooLong(s string) error {
+	return ErrDurationInvalid.With("%s is longer than a hundred years", quote(s)).Advise("write at most 36500d")
 }
 
 func badDuration(s string) error {

@@ -2,6 +2,7 @@ package grant_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +32,34 @@ func TestParseTTL(t *testing.T) {
 		_, err := grant.ParseTTL(in)
 		if f := fault.From(err); f.Code != "duration_invalid" || f.Kind != fault.Invalid {
 			t.Errorf("ParseTTL(%q): %v", in, err)
+		}
+	}
+}
+
+func TestADurationThatIsTooLongIsNotCalledNone(t *testing.T) {
+	t.Parallel()
+	for _, in := range []string{"999999999d", "36501d", "36500d1s", "99999999999999999999d", "9223372036854775807s"} {
+		if _, err := grant.ParseTTL(in); !strings.Contains(fault.From(err).Detail, "longer than a hundred years") {
+			t.Errorf("ParseTTL(%q): %v", in, err)
+		}
+	}
+	for _, in := range []string{"soon", "99999999999999999999x", "1h999999999d", "0d"} {
+		if _, err := grant.ParseTTL(in); strings.Contains(fault.From(err).Detail, "longer") {
+			t.Errorf("ParseTTL(%q): %v", in, err)
+		}
+	}
+}
+
+func TestAGrantLivesAsLongAsACertificateAtLeast(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]*fault.Fault{"59s": grant.ErrTTLInvalid, "1s": grant.ErrTTLInvalid, "0s": grant.ErrDurationInvalid, "x": grant.ErrDurationInvalid} {
+		if got, err := grant.ParseGrantTTL(in); !errors.Is(err, want) || got != 0 {
+			t.Errorf("ParseGrantTTL(%q) = %v, %v; want %s", in, got, err, want.Code)
+		}
+	}
+	for in, want := range map[string]time.Duration{"60s": time.Minute, "90d": 90 * day} {
+		if got, err := grant.ParseGrantTTL(in); err != nil || got != want {
+			t.Errorf("ParseGrantTTL(%q) = %v, %v", in, got, err)
 		}
 	}
 }

@@ -223,10 +223,14 @@ func (a *api) tokens() {
 			return listing(tokens, err, toToken)
 		})
 	type ref struct {
-		ID uuid.UUID `path:"id"`
+		Token string `path:"id" doc:"id of a token"`
 	}
 	register(a, operation(http.MethodDelete, "/api/tokens/{id}", "token-revoke", "Revoke an API token", "tokens", account.TokensWrite),
 		func(ctx context.Context, in *ref) (*empty, error) {
-			return nil, a.Accounts.RevokeToken(ctx, in.ID, uuid.Nil, actOf(ctx))
+			id, err := parseID(in.Token, postgres.ErrTokenNotFound, "token")
+			if err != nil {
+				return nil, err
+			}
+			return nil, a.Accounts.RevokeToken(ctx, id, uuid.Nil, actOf(ctx))
 		})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -415,4 +416,62 @@ func TestTheSameAnswerIsGivenAgainForTheSameKey(t *testing.T) {
 	}
 	a.wantCode(redeem(csr, "k2"), http.StatusGone, enroll.ErrTokenUsed.Code)
 	a.wantCode(redeem(newCSR(t), "k1"), http.StatusUnprocessableEntity, enroll.ErrKeyReused.Code)
+}
+
+func TestARedemptionIsReadStrictly(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	token := a.live("ada@example.org")
+	one, two := object(t, map[string]any{"csr": newCSR(t)}), object(t, map[string]any{"csr": newCSR(t)})
+	got := a.ask(http.MethodPost, a.enrollment(token), strings.TrimSuffix(one, "}")+","+strings.TrimPrefix(two, "{"), "Content-Type", jsonType)
+	a.wantCode(got, http.StatusUnprocessableEntity, "request_invalid")
+	if p := got.problems(t); len(p) != 1 || p[0].Path != "csr" {
+		t.Errorf("problems %v, want the repeated csr", p)
+	}
+	if got := a.ask(http.MethodPost, a.enrollment(token), one, "Content-Type", jsonType); got.status != http.StatusCreated {
+		t.Errorf("the token was spent: %d %s", got.status, got.body)
+	}
+}
+
+// patient is a connection whose deadline for reading is noted.
+type patient struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (p *patient) SetReadDeadline(at time.Time) error {
+	p.deadline = at
+	return nil
+}
+
+// trickle notes the deadline that was in force when its first byte was read.
+type trickle struct {
+	io.Reader
+	of   *patient
+	read time.Time
+}
+
+func (t *trickle) Read(b []byte) (int, error) {
+	if t.read.IsZero() {
+		t.read = t.of.deadline
+	}
+	return t.Reader.Read(b)
+}
+
+func TestABodyThatTricklesIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	token := a.live("ada@example.org")
+	w := &patient{ResponseRecorder: httptest.NewRecorder()}
+	body := &trickle{Reader: strings.NewReader(newCSR(t)), of: w}
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/federation/enrollment/"+token, body)
+	r.Header.Set("Content-Type", pemType)
+	began := time.Now()
+	httpapi.New(a.config).ServeHTTP(w, r)
+	if w.Code != http.StatusCreated {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if within := body.read.Sub(began); body.read.IsZero() || within > 20*time.Second {
+		t.Errorf("the body may take %s, want a deadline of 15 s before its first byte is read", within)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,10 +14,12 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/account"
 	"github.com/mosaicstack/gateway/internal/enroll"
+	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/peer"
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/scope"
+	"github.com/mosaicstack/gateway/internal/scope/strictjson"
 )
 
 // grantBody is a grant on the wire. Its status is the one in force now.
@@ -68,11 +71,25 @@ type enrollmentBody struct {
 type grantAndEnrollment struct {
 	Grant      grantBody       `json:"grant"`
 	Enrollment *enrollmentBody `json:"enrollment"`
+	Warnings   []fault.Problem `json:"warnings" doc:"What was accepted and is perhaps not what was meant, with its path in the scope document"`
 }
 
 // GrantRef names a grant in a path.
 type GrantRef struct {
-	ID uuid.UUID `path:"id"`
+	Grant string `path:"id" doc:"id of a grant"`
+}
+
+func (r GrantRef) id() (uuid.UUID, error) {
+	return parseID(r.Grant, postgres.ErrGrantNotFound, "grant")
+}
+
+// parseID reads an id in a path. What cannot be one names nothing, and is answered for like an id that nothing has:
+// the answer says where the ids are listed.
+func parseID(s string, unknown *fault.Fault, of string) (uuid.UUID, error) {
+	if id, err := uuid.Parse(s); err == nil && len(s) == 36 {
+		return id, nil
+	}
+	return uuid.Nil, unknown.With("there is no %s %s", of, strictjson.Quote(s))
 }
 
 // reasonBody is the optional body of what an admin does for a reason.
@@ -87,6 +104,19 @@ func (b *reasonBody) reason() (string, error) {
 	return grant.ParseReason(b.Reason)
 }
 
+// withReason names a grant and says why.
+type withReason struct {
+	GrantRef
+	Body *reasonBody
+}
+
+func (w withReason) read() (id uuid.UUID, reason string, err error) {
+	if id, err = w.id(); err == nil {
+		reason, err = w.Body.reason()
+	}
+	return id, reason, err
+}
+
 func (a *api) grants() {
 	a.grantCreation()
 	register(a, operation(http.MethodGet, "/api/federation/grants", "grant-list", "List grants, newest first", "grants", account.GrantsRead),
@@ -96,20 +126,20 @@ func (a *api) grants() {
 		})
 	register(a, operation(http.MethodGet, "/api/federation/grants/{id}", "grant-show", "Show a grant", "grants", account.GrantsRead),
 		func(ctx context.Context, in *GrantRef) (*body[grantBody], error) {
-			g, err := a.Grants.Grant(ctx, in.ID)
-			return answer(a.toGrant(g), err)
-		})
-	type withReason struct {
-		GrantRef
-		Body *reasonBody
-	}
-	register(a, operation(http.MethodPost, "/api/federation/grants/{id}/approve", "grant-approve", "Approve a grant over sensitive resources", "grants", account.GrantsWrite),
-		func(ctx context.Context, in *withReason) (*body[grantBody], error) {
-			reason, err := in.Body.reason()
+			id, err := in.id()
 			if err != nil {
 				return nil, err
 			}
-			g, err := a.Grants.Approve(ctx, in.ID, reason, actOf(ctx))
+			g, err := a.Grants.Grant(ctx, id)
+			return answer(a.toGrant(g), err)
+		})
+	register(a, operation(http.MethodPost, "/api/federation/grants/{id}/approve", "grant-approve", "Approve a grant over sensitive resources", "grants", account.GrantsWrite),
+		func(ctx context.Context, in *withReason) (*body[grantBody], error) {
+			id, reason, err := in.read()
+			if err != nil {
+				return nil, err
+			}
+			g, err := a.Grants.Approve(ctx, id, reason, actOf(ctx))
 			if err == nil {
 				a.warnSensitive(ctx, "sensitive grant approved", g)
 			}
@@ -118,11 +148,11 @@ func (a *api) grants() {
 	register(a, operation(http.MethodPost, "/api/federation/grants/{id}/revoke", "grant-revoke",
 		"Revoke a grant: in force for every request that starts after this has answered", "grants", account.GrantsWrite),
 		func(ctx context.Context, in *withReason) (*body[grantBody], error) {
-			reason, err := in.Body.reason()
+			id, reason, err := in.read()
 			if err != nil {
 				return nil, err
 			}
-			g, err := a.Grants.Revoke(ctx, in.ID, reason, actOf(ctx))
+			g, err := a.Grants.Revoke(ctx, id, reason, actOf(ctx))
 			return answer(a.toGrant(g), err)
 		})
 }
@@ -154,7 +184,7 @@ func (a *api) grantCreation() {
 		}
 		n.TTL = defaultGrantTTL
 		if in.Body.Expires != nil {
-			if n.TTL, err = grant.ParseTTL(*in.Body.Expires); err != nil {
+			if n.TTL, err = grant.ParseGrantTTL(*in.Body.Expires); err != nil {
 				return nil, err
 			}
 		}
@@ -175,6 +205,10 @@ func (a *api) grantCreation() {
 				return nil, err
 			}
 		}
+		warnings, err := a.unknownTeams(ctx, n.Scope)
+		if err != nil {
+			return nil, err
+		}
 		token, stored, err := newEnrollment(in.Body.TokenTTL)
 		if err != nil {
 			return nil, err
@@ -183,7 +217,7 @@ func (a *api) grantCreation() {
 		if err != nil {
 			return nil, err
 		}
-		out := grantAndEnrollment{Grant: a.toGrant(g)}
+		out := grantAndEnrollment{Grant: a.toGrant(g), Warnings: warnings}
 		if expires == nil {
 			a.warnSensitive(ctx, "sensitive grant created", g)
 			return answer(out, nil)
@@ -199,6 +233,10 @@ func (a *api) grantCreation() {
 	}
 	register(a, created(operation(http.MethodPost, "/api/federation/grants/{id}/token", "grant-token", "Make a further enrollment URL of a grant", "grants", account.GrantsWrite)),
 		func(ctx context.Context, in *newEnrollmentRequest) (*body[grantAndEnrollment], error) {
+			id, err := in.id()
+			if err != nil {
+				return nil, err
+			}
 			ttl := ""
 			if in.Body != nil {
 				ttl = in.Body.TTL
@@ -207,13 +245,31 @@ func (a *api) grantCreation() {
 			if err != nil {
 				return nil, err
 			}
-			g, expires, err := a.Grants.IssueToken(ctx, in.ID, stored, actOf(ctx))
+			g, expires, err := a.Grants.IssueToken(ctx, id, stored, actOf(ctx))
 			if err != nil {
 				return nil, err
 			}
 			e, err := a.enrollmentFor(ctx, token, expires)
-			return answer(grantAndEnrollment{Grant: a.toGrant(g), Enrollment: e}, err)
+			return answer(grantAndEnrollment{Grant: a.toGrant(g), Enrollment: e, Warnings: []fault.Problem{}}, err)
 		})
+}
+
+// unknownTeams warns of teams that this gateway does not have. Their ids are accepted: they open nothing, and a scope
+// may be older than the team's removal.
+func (a *api) unknownTeams(ctx context.Context, s scope.Scope) ([]fault.Problem, error) {
+	warnings := []fault.Problem{}
+	for _, r := range s.Resources {
+		teams := s.Filter(r).IncludeTeams
+		unknown, err := a.Accounts.UnknownTeams(ctx, teams)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range unknown {
+			path := strictjson.Index("filters."+string(r)+".include_teams", slices.Index(teams, id))
+			warnings = append(warnings, fault.Problem{Path: path, Detail: "there is no team " + id.String() + " here: it opens nothing (mosaic team list)"})
+		}
+	}
+	return warnings, nil
 }
 
 // defaultGrantTTL ends a grant that nobody gave an end: a forgotten promise must not last for ever.

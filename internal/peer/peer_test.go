@@ -139,3 +139,12 @@ func FuzzParseName(f *testing.F) {
 		}
 	})
 }
+
+func TestARevokedPeersHintNamesEveryStep(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"mosaic federation peer remove NAME", "mosaic federation grant create --peer NAME"} {
+		if !strings.Contains(peer.ErrRevoked.Hint, step) {
+			t.Errorf("%q does not name: %s", peer.ErrRevoked.Hint, step)
+		}
+	}
+}

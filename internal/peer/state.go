@@ -22,7 +22,7 @@ var (
 		Kind:   fault.Forbidden,
 		Code:   "peer_revoked",
 		Detail: "this peer has been revoked",
-		Hint:   "revoking is final: remove the peer and grant it access anew: mosaic federation grant create --peer NAME",
+		Hint:   "revoking is final: remove the peer (mosaic federation peer remove NAME) and begin anew: mosaic federation grant create --peer NAME",
 	}
 	ErrSuspended = &fault.Fault{
 		Kind:   fault.Forbidden,

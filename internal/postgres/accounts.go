@@ -228,6 +228,12 @@ func findTeam(ctx context.Context, q querier, ref string) (account.Team, error) 
 	return t, fail(err, "find team")
 }
 
+// UnknownTeams gives those of ids that no team has, in their order.
+func (s *Accounts) UnknownTeams(ctx context.Context, ids []uuid.UUID) ([]uuid.UUID, error) {
+	return collect(ctx, s.pool, "look for teams", pgx.RowTo[uuid.UUID],
+		`SELECT id FROM unnest($1::uuid[]) WITH ORDINALITY AS asked(id, n) WHERE NOT EXISTS (SELECT FROM teams WHERE teams.id = asked.id) ORDER BY n`, ids)
+}
+
 // TeamWithMembers is a team and who is in it now.
 type TeamWithMembers struct {
 	account.Team
