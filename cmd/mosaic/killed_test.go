@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +23,7 @@ func TestNoAnswerIsWithoutItsRecordWhenAReplicaIsKilled(t *testing.T) {
 	a := newArena(t, 2)
 	l := a.newLoad(t, 16)
 	l.start(t.Context())
+	kept := a.replicas[0].keepEvidence()
 	kills := torture(3, 50)
 	var slowest time.Duration
 	for n := range kills {
@@ -41,6 +45,7 @@ func TestNoAnswerIsWithoutItsRecordWhenAReplicaIsKilled(t *testing.T) {
 	}
 	l.end()
 	l.report(t, a, kills, slowest)
+	a.replicas[0].verifies(kept, int64(len(l.delivered)))
 }
 
 // TestNoAnswerIsWithoutItsRecordWhenPostgresIsKilled: the server is killed with everything it has not flushed. What the
@@ -50,6 +55,7 @@ func TestNoAnswerIsWithoutItsRecordWhenPostgresIsKilled(t *testing.T) {
 	a := newArena(t, 2)
 	l := a.newLoad(t, 16)
 	l.start(t.Context())
+	kept := a.replicas[0].keepEvidence()
 	kills := torture(3, 50)
 	var slowest time.Duration
 	for range kills {
@@ -67,6 +73,7 @@ func TestNoAnswerIsWithoutItsRecordWhenPostgresIsKilled(t *testing.T) {
 	}
 	l.end()
 	l.report(t, a, kills, slowest)
+	a.replicas[0].verifies(kept, int64(len(l.delivered)))
 }
 
 // answers is how many answers each replica has given.
@@ -115,4 +122,31 @@ func (l *load) report(t *testing.T, a *arena, kills int, slowest time.Duration) 
 	if compared < kills*killedAmid || byStatus[200] == 0 || byStatus[403] == 0 || byStatus[404] == 0 {
 		t.Error("too few answers to show anything")
 	}
+}
+
+// evidence is what somebody keeps elsewhere, to find later whether the audit log is still the one they knew.
+type evidence struct{ key, checkpoint string }
+
+func (g *gatewayProcess) keepEvidence() evidence {
+	g.t.Helper()
+	note := filepath.Join(g.t.TempDir(), "checkpoint")
+	if err := os.WriteFile(note, []byte(g.mosaic("federation", "audit", "checkpoint")), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+	return evidence{strings.TrimSpace(g.mosaic("federation", "audit", "key")), note}
+}
+
+// verifies recomputes the whole log: the lanes of those who were killed end where they were, and nothing is missing.
+func (g *gatewayProcess) verifies(e evidence, rows int64) {
+	g.t.Helper()
+	var report struct {
+		OK                 bool
+		Rows, Leaves, Logs int64
+		Problems           []any
+	}
+	g.decode(&report, "federation", "audit", "verify", "--key", e.key, "--checkpoint", e.checkpoint)
+	if !report.OK || report.Rows < rows || len(report.Problems) > 0 {
+		g.t.Errorf("%+v, want at least %d rows and no problem", report, rows)
+	}
+	g.t.Logf("verified: %d rows in %d logs", report.Rows, report.Logs)
 }
