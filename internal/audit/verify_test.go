@@ -226,6 +226,21 @@ func TestEveryMutationOfAnExportIsFound(t *testing.T) {
 	}
 }
 
+// TestNoTwoLinesOfAnExportCanTradePlaces swaps every line with its neighbour.
+func TestNoTwoLinesOfAnExportCanTradePlaces(t *testing.T) {
+	t.Parallel()
+	b := twoLogs(t, 24)
+	doc := b.export(t, audit.ExportOptions{})
+	count := bytes.Count(doc, []byte("\n"))
+	for i := range count - 1 {
+		lines := bytes.SplitAfter(doc, []byte("\n"))
+		lines[i], lines[i+1] = lines[i+1], lines[i]
+		if r := verify(t, bytes.Join(lines, nil), audit.VerifyOptions{Key: b.key}); r.OK {
+			t.Errorf("lines %d and %d", i+1, i+2)
+		}
+	}
+}
+
 // TestWhoeverRewritesTheTablesIsFound does what somebody with the database can do, and lets the gateway export it.
 func TestWhoeverRewritesTheTablesIsFound(t *testing.T) {
 	t.Parallel()
@@ -263,6 +278,23 @@ func TestWhoeverRewritesTheTablesIsFound(t *testing.T) {
 			log := audit.NewLog()
 			log.ID = rows[0].LogID
 			b.write(log, 7, list...)
+		}, "rewritten", true},
+		{"a log is written anew and goes on", func(_ *testing.T, b *book) {
+			ids, of := map[uuid.UUID]*audit.Log{}, map[uuid.UUID][]audit.Event{}
+			for _, e := range b.rows {
+				if e.RequestID == "req-17" {
+					e.RowsOut++
+				}
+				of[e.LogID] = append(of[e.LogID], e.Hashed())
+			}
+			b.rows, b.batches, b.heads = nil, nil, nil
+			for id, list := range of {
+				ids[id] = audit.NewLog()
+				ids[id].ID = id
+				more := full()
+				more.ID, more.CreatedAt = uuid.New(), start.Add(1000*time.Hour)
+				b.write(ids[id], 7, append(list, more)...)
+			}
 		}, "rewritten", true},
 		{"it is signed by another key", func(t *testing.T, b *book) {
 			other := newBook(t)
