@@ -223,3 +223,18 @@ func TestAnswersAreForgottenWithTheirToken(t *testing.T) {
 		t.Errorf("%d answers kept, want the one of the live token", n)
 	}
 }
+
+// TestAuditRowsAreKeptUnlessToldOtherwise: nothing is dropped by a gateway that was not told how long to keep it.
+func TestAuditRowsAreKeptUnlessToldOtherwise(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.exec(`SELECT ensure_audit_partitions('2020-01-01', 0)`)
+	k := w.keeper()
+	if n, err := k.DropAuditRows(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d months dropped, %v", n, err)
+	}
+	k.AuditMonths = 12
+	if n, err := k.DropAuditRows(t.Context()); n != 1 || err != nil {
+		t.Errorf("%d months dropped of 1, %v", n, err)
+	}
+}
