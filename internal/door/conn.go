@@ -26,6 +26,7 @@ type Conn struct {
 	turnedAway atomic.Bool
 	read       atomic.Int64
 	allowed    atomic.Int64
+	out        together
 	closed     sync.Once
 	closeErr   error
 }
@@ -68,7 +69,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 		<-c.door.compute
 		defer func() { c.door.compute <- struct{}{} }()
 	}
-	return c.Conn.Write(b)
+	return c.out.write(c.Conn, b)
 }
 
 // Close may be called by many; one of them leaves.

@@ -4,8 +4,10 @@ package fedapi
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -125,7 +127,7 @@ func NewServer(c Config) *http.Server {
 	return &http.Server{
 		Handler:           edge.Observe(c.Log, "federation", nil, c.Now)(r),
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeaderBytes, HTTP2: streams(), DisableGeneralOptionsHandler: true,
+		MaxHeaderBytes: maxHeaderBytes, ConnContext: withConn, HTTP2: streams(), DisableGeneralOptionsHandler: true,
 		ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // failed handshakes: strangers write these
 	}
 }
@@ -216,12 +218,38 @@ func (h *handler) serveAs(media string, answer func(*http.Request, serving.Calle
 		who.unread.Add(int64(len(a.Body)))
 		defer who.unread.Add(-int64(len(a.Body)))
 		started := h.Now()
-		_, _ = w.Write(a.Body) // a client that is gone has its audit row all the same
+		write(w, r, a.Body)
 		if h.Wrote != nil {
 			h.Wrote(h.Now().Sub(started))
 		}
 		a.Done()
 	}
+}
+
+// write sends a body. A client that is gone has its audit row all the same.
+//
+// Over HTTP/1.1 the connection is this request's alone, and the answer leaves in one piece if the connection can do
+// that.
+func write(w http.ResponseWriter, r *http.Request, body []byte) {
+	conn, ok := r.Context().Value(connKey{}).(interface{ Together(f func()) })
+	if !ok || r.ProtoMajor != 1 {
+		_, _ = w.Write(body)
+		return
+	}
+	conn.Together(func() {
+		_, _ = w.Write(body)
+		_ = http.NewResponseController(w).Flush()
+	})
+}
+
+// connKey is where a request's context has its connection, below TLS.
+type connKey struct{}
+
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		return context.WithValue(ctx, connKey{}, t.NetConn())
+	}
+	return ctx
 }
 
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
