@@ -39,7 +39,7 @@ const (
 	carefulFor      = time.Second
 )
 
-// Append implements audit.Sink. A batch is one COPY, and one message to the server: the leaves' row and the COPY are
+// Append implements audit.Sink. A batch of more than one row is one COPY, and one message to the server: the leaves' row and the COPY are
 // one implicit transaction (PostgreSQL documentation, 55.2.2.1), so that it takes one round trip however many rows it
 // has.
 //
@@ -52,13 +52,7 @@ func (l *AuditLog) Append(ctx context.Context, b *audit.Batch) error {
 	}
 	defer conn.Release()
 	if time.Now().UnixNano() >= l.carefulUntil.Load() {
-		doc, err := copyDocument(b, nil)
-		if err != nil {
-			return err
-		}
-		sql := fmt.Sprintf("SET LOCAL lock_timeout = %d; ", peerLockTimeout.Milliseconds()) + insertBatch(b) + copyRows
-		_, err = conn.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(doc), sql)
-		switch sqlState(err) {
+		switch err := quickly(ctx, conn.Conn(), b); sqlState(err) {
 		case lockNotAvailable:
 			l.carefulUntil.Store(time.Now().Add(carefulFor).UnixNano())
 		case foreignKeyViolation: // the peer is gone already
@@ -85,6 +79,20 @@ func (l *AuditLog) Append(ctx context.Context, b *audit.Batch) error {
 	return appendError(tx.Commit(ctx))
 }
 
+// quickly stores a batch that names its peers, and gives up when one of them is locked.
+func quickly(ctx context.Context, conn *pgx.Conn, b *audit.Batch) error {
+	if len(b.Events) == 1 {
+		return insertOne(ctx, conn, b)
+	}
+	doc, err := copyDocument(b, nil)
+	if err != nil {
+		return err
+	}
+	sql := fmt.Sprintf("SET LOCAL lock_timeout = %d; ", peerLockTimeout.Milliseconds()) + insertBatch(b) + copyRows
+	_, err = conn.PgConn().CopyFrom(ctx, bytes.NewReader(doc), sql)
+	return err
+}
+
 // Stored implements audit.Sink.
 func (l *AuditLog) Stored(ctx context.Context, events []audit.Event) (bool, error) {
 	ids, times := make([]uuid.UUID, len(events)), make([]time.Time, len(events))
@@ -102,8 +110,8 @@ func (l *AuditLog) Stored(ctx context.Context, events []audit.Event) (bool, erro
 func appendError(err error) error {
 	var pg *pgconn.PgError
 	switch {
-	case err == nil:
-		return nil
+	case err == nil || errors.Is(err, audit.ErrRefused): // refused before it was sent
+		return err
 	case errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR":
 		// 22: what a value may be; 23: what a row may be. Only these are about the rows.
 		if strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23") {

@@ -94,6 +94,7 @@ func PoolConfig(c Config) (*pgxpool.Config, error) {
 	if c.Dial != nil {
 		pc.ConnConfig.DialFunc = c.Dial
 	}
+	pc.ConnConfig.DialFunc = readingAhead(pc.ConnConfig.DialFunc)
 	pc.MaxConns = 16
 	if c.MaxConns > 0 {
 		pc.MaxConns = c.MaxConns
