@@ -15,8 +15,9 @@ const (
 	DefaultTokenTTL = 15 * time.Minute
 )
 
-// MinTTL is the shortest life of a grant: a certificate lives for a minute at least, and never beyond its grant.
-const MinTTL = time.Minute
+// Enrollable is how long a grant has to last for somebody to enrol: a certificate lives for a minute at least, and
+// never beyond its grant.
+const Enrollable = time.Minute
 
 // maxTTL is a hundred years: past it an expiry is a typing mistake, and far past it timestamps overflow.
 const maxTTL = 100 * 365 * 24 * time.Hour
@@ -28,12 +29,6 @@ var (
 		Code:   "duration_invalid",
 		Detail: "this is not a duration",
 		Hint:   "write whole numbers with a unit: 90s, 15m, 24h, 90d or 1d12h",
-	}
-	ErrTTLInvalid = &fault.Fault{
-		Kind:   fault.Invalid,
-		Code:   "grant_ttl_invalid",
-		Detail: "a grant lives for a minute at least: the shortest certificate does, and ends with its grant",
-		Hint:   "leave --expires out for 90d, or write for example 1h",
 	}
 	ErrTokenTTLInvalid = &fault.Fault{
 		Kind:   fault.Invalid,
@@ -74,15 +69,6 @@ func ParseTTL(s string) (time.Duration, error) {
 		return 0, badDuration(s)
 	}
 	return total, nil
-}
-
-// ParseGrantTTL reads the life of a grant.
-func ParseGrantTTL(s string) (time.Duration, error) {
-	d, err := ParseTTL(s)
-	if err == nil && d < MinTTL {
-		return 0, ErrTTLInvalid
-	}
-	return d, err
 }
 
 func unitOf(c byte) time.Duration {

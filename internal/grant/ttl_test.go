@@ -50,20 +50,6 @@ func TestADurationThatIsTooLongIsNotCalledNone(t *testing.T) {
 	}
 }
 
-func TestAGrantLivesAsLongAsACertificateAtLeast(t *testing.T) {
-	t.Parallel()
-	for in, want := range map[string]*fault.Fault{"59s": grant.ErrTTLInvalid, "1s": grant.ErrTTLInvalid, "0s": grant.ErrDurationInvalid, "x": grant.ErrDurationInvalid} {
-		if got, err := grant.ParseGrantTTL(in); !errors.Is(err, want) || got != 0 {
-			t.Errorf("ParseGrantTTL(%q) = %v, %v; want %s", in, got, err, want.Code)
-		}
-	}
-	for in, want := range map[string]time.Duration{"60s": time.Minute, "90d": 90 * day} {
-		if got, err := grant.ParseGrantTTL(in); err != nil || got != want {
-			t.Errorf("ParseGrantTTL(%q) = %v, %v", in, got, err)
-		}
-	}
-}
-
 func TestAnyPrintedDurationParses(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

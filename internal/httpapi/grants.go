@@ -184,7 +184,7 @@ func (a *api) grantCreation() {
 		}
 		n.TTL = defaultGrantTTL
 		if in.Body.Expires != nil {
-			if n.TTL, err = grant.ParseGrantTTL(*in.Body.Expires); err != nil {
+			if n.TTL, err = grant.ParseTTL(*in.Body.Expires); err != nil {
 				return nil, err
 			}
 		}
@@ -208,6 +208,9 @@ func (a *api) grantCreation() {
 		warnings, err := a.unknownTeams(ctx, n.Scope)
 		if err != nil {
 			return nil, err
+		}
+		if n.TTL < grant.Enrollable {
+			warnings = append(warnings, fault.Problem{Path: "expires", Detail: "the grant ends before anybody can enrol: no certificate lives for less than a minute"})
 		}
 		token, stored, err := newEnrollment(in.Body.TokenTTL)
 		if err != nil {

@@ -32,7 +32,7 @@ func enrollmentKind(code string) (fault.Kind, bool) {
 		return fault.Gone, true
 	case "enrollment_in_progress":
 		return fault.Conflict, true
-	case "grant_approval_required":
+	case "grant_approval_required", "peer_suspended", "subject_disabled":
 		return fault.Forbidden, true
 	case "rate_limited":
 		return fault.RateLimited, true
@@ -58,17 +58,27 @@ func enrollmentRefusal(a Answer, host string) (f *fault.Fault, final bool) {
 	if kind, known := enrollmentKind(p.Code); known {
 		f.Kind, f.Code = kind, p.Code
 		f.Detail = fmt.Sprintf("%s refused the enrollment: %s", host, said)
-		f.Hint = enrollmentHint(kind)
+		f.Hint = enrollmentHint(kind, p.Code)
 	}
 	f.RetryAfter = a.RetryAfter
 	switch a.Status {
 	case 408, 409, 421, 425, 429:
 		return f, false
 	}
+	switch p.Code {
+	case "peer_suspended", "subject_disabled", "grant_approval_required":
+		return f, false // the other admin can lift it, and the token is good for as long as it lives
+	}
 	return f, a.Status >= 400 && a.Status < 500
 }
 
-func enrollmentHint(k fault.Kind) string {
+func enrollmentHint(k fault.Kind, code string) string {
+	switch code {
+	case "peer_suspended":
+		return "ask the other gateway's admin to resume this gateway as a peer, then run the same command again"
+	case "subject_disabled":
+		return "ask the other gateway's admin to enable the user, then run the same command again"
+	}
 	switch k {
 	case fault.Conflict, fault.RateLimited, fault.Unavailable:
 		return "wait a little and run the same command again: nothing is lost"
