@@ -145,21 +145,23 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	cursors := page.New(c.keyring.ring.AEAD("cursor"))
 	hash := func(data []byte) []byte { return c.keyring.ring.MAC("audit query", data) }
 	crl := &revocationList{ca: c.ca, now: c.now}
+	enrollment := enroll.New(enroll.Config{
+		Store: &postgres.Enrollment{DB: c.db}, Renewals: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
+		Guesses: limit.PerAddress{Limiter: g.limits.strangers, Name: "enrollment", Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Name: "tries", Limit: tryLimit},
+		Random: rand.Reader, Log: c.log,
+	})
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
 			Store: g.serving, Audit: g.writer, Coming: g.writer.Coming, Limiter: g.limits.peers, Budgets: g.serving, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
 			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get, Searcher: searcher, Note: g.refusals.Note,
+			Renew: enrollment.Renew,
 		}),
 		Profile: c.profile, Log: c.log, Now: c.now,
 	})
 	adder, query := g.newQuerying(hash, searcher)
 	g.api = httpapi.New(httpapi.Config{
 		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog, Notary: g.notary, Record: g.writer, Note: g.refusals.Note,
-		Enroll: enroll.New(enroll.Config{
-			Store: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
-			Guesses: limit.PerAddress{Limiter: g.limits.strangers, Name: "enrollment", Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Name: "tries", Limit: tryLimit},
-			Random: rand.Reader, Log: c.log,
-		}),
+		Enroll:      enrollment,
 		Guesses:     limit.PerAddress{Limiter: g.limits.strangers, Name: "token", Limit: guessLimit},
 		Credentials: g.credentials, Adder: adder, Querying: query, Searcher: searcher,
 		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL, CRL: crl.get,

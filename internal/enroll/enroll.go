@@ -143,6 +143,7 @@ type Limiter interface {
 // Config is what a Service needs.
 type Config struct {
 	Store         Store
+	Renewals      RenewalStore // nil where nothing is renewed
 	CA            Signer
 	Profile       identity.Profile
 	FederationURL string

@@ -88,7 +88,7 @@ func (w *world) authority() *embedded.Authority {
 
 func service(db *postgres.DB, signer enroll.Signer, step func(string)) *enroll.Service {
 	return enroll.New(enroll.Config{
-		Store: &postgres.Enrollment{DB: db}, CA: signer, Profile: profile, FederationURL: "https://work.example.org:3443",
+		Store: &postgres.Enrollment{DB: db}, Renewals: &postgres.Enrollment{DB: db}, CA: signer, Profile: profile, FederationURL: "https://work.example.org:3443",
 		Guesses: unlimited{}, Tries: unlimited{}, Random: rand.Reader, Log: slog.New(slog.DiscardHandler), Step: step,
 	})
 }

@@ -71,7 +71,7 @@ var errQuery = &fault.Fault{
 
 var errMethod = &fault.Fault{
 	Kind: fault.NotAllowed, Code: "method_not_allowed", Detail: "this address does not take this method",
-	Hint: "the federation API is read with GET; search and hangup are POST",
+	Hint: "the federation API is read with GET; search, renew and hangup are POST",
 }
 
 // Config is what the listener needs.
@@ -113,6 +113,9 @@ func NewServer(c Config) *http.Server {
 		}))
 		r.Post("/hangup", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.HangUp(r.Context(), c)
+		}))
+		r.Post("/certificate/renew", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
+			return h.Serving.Renew(r.Context(), c, renewRequest(r))
 		}))
 		r.Get("/resources/{resource}", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.List(r.Context(), c, listRequest(chi.URLParam(r, "resource"), r.URL.RawQuery))
@@ -175,7 +178,7 @@ const (
 
 // allowed is the method that an address takes when it is not the one that was tried.
 func allowed(path string) string {
-	if path == Base+"/hangup" || strings.HasPrefix(path, Base+"/resources/") && strings.HasSuffix(path, "/search") {
+	if path == Base+"/hangup" || path == Base+"/certificate/renew" || strings.HasPrefix(path, Base+"/resources/") && strings.HasSuffix(path, "/search") {
 		return http.MethodPost
 	}
 	return http.MethodGet

@@ -137,14 +137,14 @@ func newGateway(t *testing.T, change ...func(*gateway)) *gateway {
 	g.own = g.ca.server(t)
 	many := limit.Fixed{Limiter: limiter, Limit: grant.Limit{PerMinute: 1000, Burst: 1000}}
 	g.enroll = enroll.New(enroll.Config{
-		Store: &postgres.Enrollment{DB: g.stores}, CA: g.ca, Profile: profile(), Guesses: many, Tries: many,
+		Store: &postgres.Enrollment{DB: g.stores}, Renewals: &postgres.Enrollment{DB: g.stores}, CA: g.ca, Profile: profile(), Guesses: many, Tries: many,
 		Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
 	})
 	g.serving = serving.New(serving.Config{
 		Store: &postgres.Serving{DB: g.stores}, Budgets: &postgres.Serving{DB: g.stores}, Audit: direct{&postgres.AuditLog{DB: g.stores}}, Limiter: limiter,
 		Cursors: page.New(keys.AEAD("cursor")), Hash: func(b []byte) []byte { return keys.MAC("query", b) },
 		Now: g.clock.now, Log: slog.New(slog.DiscardHandler), Refused: serving.NewRefusedLately(g.clock.now),
-		Searcher: serving.NewSearcher(embed.Hash{}), Note: g.note,
+		Searcher: serving.NewSearcher(embed.Hash{}), Note: g.note, Renew: g.enroll.Renew,
 	})
 	for _, c := range change {
 		c(g)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/serving"
@@ -36,19 +37,31 @@ func searchRequest(r *http.Request) serving.SearchRequest {
 		q.Mistake = errQuery.Advise("a search takes its parameters in its body")
 		return q
 	}
+	q.Body, q.Mistake = readBody(r, resource.MaxSearchBytes)
+	return q
+}
+
+// renewRequest reads the body of a renewal.
+func renewRequest(r *http.Request) serving.RenewRequest {
+	if r.URL.RawQuery != "" {
+		return serving.RenewRequest{Mistake: errQuery.Advise("a renewal takes no parameters")}
+	}
+	body, mistake := readBody(r, enroll.MaxRenewalBytes)
+	return serving.RenewRequest{Body: body, Mistake: mistake}
+}
+
+// readBody reads a JSON body of at most so many bytes.
+func readBody(r *http.Request, most int) ([]byte, error) {
 	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if charset, given := params["charset"]; err != nil || media != "application/json" || given && !strings.EqualFold(charset, "utf-8") {
-		q.Mistake = errContentType
-		return q
+		return nil, errContentType
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, resource.MaxSearchBytes+1))
+	body, err := io.ReadAll(io.LimitReader(r.Body, int64(most)+1))
 	switch {
 	case err != nil:
-		q.Mistake = errBody.Because(err)
-	case len(body) > resource.MaxSearchBytes:
-		q.Mistake = errBodyTooLarge
-	default:
-		q.Body = body
+		return nil, errBody.Because(err)
+	case len(body) > most:
+		return nil, errBodyTooLarge
 	}
-	return q
+	return body, nil
 }

@@ -9,6 +9,7 @@ package identity
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"net/netip"
 	"net/url"
@@ -23,6 +24,7 @@ type Identity struct {
 	GrantID     uuid.UUID // the grant it was issued for
 	UserID      uuid.UUID // the user on whose behalf it reads
 	Fingerprint [32]byte  // SHA-256 of the DER: the key of the certificate registry
+	Key         [32]byte  // KeyHash of its public key
 	Serial      string    // decimal
 	NotBefore   time.Time
 	NotAfter    time.Time
@@ -30,6 +32,13 @@ type Identity struct {
 
 // Fingerprint is the SHA-256 of a certificate's DER.
 func Fingerprint(der []byte) [32]byte { return sha256.Sum256(der) }
+
+// KeyHash is the SHA-256 of a public key as a SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7). Equal keys have equal
+// hashes, however they were written.
+func KeyHash(public any) ([32]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(public)
+	return sha256.Sum256(der), err
+}
 
 // FingerprintHex is Fingerprint in lower-case hexadecimal, as in ?ca= of an enrollment URL.
 func FingerprintHex(der []byte) string {

@@ -47,10 +47,15 @@ func (p Profile) Parse(leaf *x509.Certificate) (Identity, error) {
 	if err := checkName(leaf, p.Host, grant, user); err != nil {
 		return Identity{}, err
 	}
+	key, err := KeyHash(leaf.PublicKey)
+	if err != nil {
+		return Identity{}, ErrProfile.With("the public key cannot be read").Because(err)
+	}
 	return Identity{
 		GrantID:     grant,
 		UserID:      user,
 		Fingerprint: Fingerprint(leaf.Raw),
+		Key:         key,
 		Serial:      leaf.SerialNumber.String(),
 		NotBefore:   leaf.NotBefore,
 		NotAfter:    leaf.NotAfter,

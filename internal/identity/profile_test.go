@@ -32,8 +32,12 @@ func TestParseReadsTheIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	key, err := identity.KeyHash(leaf.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := identity.Identity{
-		GrantID: grantID, UserID: userID, Fingerprint: identity.Fingerprint(leaf.Raw),
+		Key: key, GrantID: grantID, UserID: userID, Fingerprint: identity.Fingerprint(leaf.Raw),
 		Serial: leaf.SerialNumber.String(), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
 	}
 	if got != want {

@@ -229,22 +229,30 @@ func (e *Enrollment) release(ctx context.Context, c enroll.Claim, signed []*big.
 			WHERE id = $1 AND claim_generation = $2 AND spent_at IS NULL`, c.TokenID, c.Generation); err != nil {
 			return err
 		}
-		for _, serial := range signed {
-			if serial.Cmp(c.Serial) == 0 {
-				if err := orphan(ctx, tx, serial.String()); err != nil {
-					return err
-				}
-			} else if err := stray(ctx, tx, serial); err != nil {
-				return err
-			}
-		}
-		// Only what was not orphaned is still pending.
-		if _, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'refused', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`,
-			c.Serial.String()); err != nil {
-			return err
-		}
-		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM federation_sign_attempts WHERE serial = $1 AND outcome = 'recorded')`, c.Serial.String()).Scan(&recorded)
+		recorded, err = settleAttempt(ctx, tx, c.Serial, signed)
+		return err
 	})
+	return recorded, err
+}
+
+// settleAttempt ends an attempt that came to nothing, and queues what the CA may have signed. It tells whether the
+// attempt was recorded after all.
+func settleAttempt(ctx context.Context, tx pgx.Tx, attempt *big.Int, signed []*big.Int) (recorded bool, err error) {
+	for _, serial := range signed {
+		if serial.Cmp(attempt) == 0 {
+			if err := orphan(ctx, tx, serial.String()); err != nil {
+				return false, err
+			}
+		} else if err := stray(ctx, tx, serial); err != nil {
+			return false, err
+		}
+	}
+	// Only what was not orphaned is still pending.
+	if _, err := tx.Exec(ctx, `UPDATE federation_sign_attempts SET outcome = 'refused', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`,
+		attempt.String()); err != nil {
+		return false, err
+	}
+	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM federation_sign_attempts WHERE serial = $1 AND outcome = 'recorded')`, attempt.String()).Scan(&recorded)
 	return recorded, err
 }
 

@@ -54,7 +54,7 @@ const aliveCTE = `WITH a AS MATERIALIZED (
 		WHEN g.status = 'expired' OR g.expires_at < now() + interval '1 second' AND c.not_after <= now() OR g.expires_at <= now() THEN 'grant_expired' -- not_after is whole seconds
 		WHEN p.state = 'suspended' THEN 'peer_suspended'
 		WHEN u.disabled_at IS NOT NULL THEN 'subject_disabled'
-		WHEN c.revoked_at IS NOT NULL THEN 'certificate_revoked'
+		WHEN c.revoked_at IS NOT NULL OR c.retire_at <= now() THEN 'certificate_revoked'
 		WHEN c.not_after <= now() THEN 'certificate_expired'
 		WHEN g.status <> 'active' OR p.state <> 'active' THEN 'grant_pending'
 		WHEN g.version <> ` + argVersion + `::bigint THEN 'stale'
@@ -96,14 +96,14 @@ func refusal(code string) error {
 // Plan implements serving.Store.
 func (s *Serving) Plan(ctx context.Context, fingerprint [32]byte) (serving.Plan, error) {
 	const q = `SELECT g.id, g.subject_user_id, p.id, p.name, g.version, g.scope, g.rate_per_minute, g.burst,
-			p.rate_per_minute, p.burst, g.rows_per_day, g.expires_at, g.cache_seconds
+			p.rate_per_minute, p.burst, g.rows_per_day, g.expires_at, g.cache_seconds, c.first_used_at IS NULL
 		FROM federation_certificates c JOIN federation_grants g ON g.id = c.grant_id JOIN federation_peers p ON p.id = g.peer_id
 		WHERE c.fingerprint = $1`
 	var p serving.Plan
 	var g grant.Grant
 	var peerRate, peerBurst *int
 	err := s.pool.QueryRow(ctx, q, fingerprint[:]).Scan(&p.GrantID, &p.UserID, &p.PeerID, &p.PeerName, &p.Version, scopeColumn{&p.Scope},
-		&g.RatePerMinute, &g.Burst, &peerRate, &peerBurst, &p.RowsPerDay, &p.ExpiresAt, &p.CacheSeconds)
+		&g.RatePerMinute, &g.Burst, &peerRate, &peerBurst, &p.RowsPerDay, &p.ExpiresAt, &p.CacheSeconds, &p.Unused)
 	if notFound(err) {
 		return p, serving.ErrCertificateUnknown
 	} else if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/serving"
 	"github.com/mosaicstack/gateway/internal/upkeep"
 )
 
@@ -109,7 +110,15 @@ func (s *Upkeep) ExpireGrants(ctx context.Context) (int64, error) {
 // ForgetAnswers implements upkeep.Store.
 func (s *Upkeep) ForgetAnswers(ctx context.Context) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `UPDATE federation_enrollment_tokens SET answer = NULL WHERE answer IS NOT NULL AND expires_at <= now()`)
-	return tag.RowsAffected(), fail(err, "forget enrollment answers")
+	if err != nil {
+		return 0, fail(err, "forget enrollment answers")
+	}
+	n := tag.RowsAffected()
+	tag, err = s.pool.Exec(ctx, `UPDATE federation_certificates SET renewal_answer = NULL WHERE fingerprint IN (
+		SELECT fingerprint FROM federation_certificates WHERE renewal_answer IS NOT NULL
+			AND (revoked_at IS NOT NULL OR not_after <= now() OR first_used_at <= now() - $1::interval)
+		FOR NO KEY UPDATE SKIP LOCKED)`, serving.RetireAfter)
+	return n + tag.RowsAffected(), fail(err, "forget renewal answers")
 }
 
 // EnsurePartitions implements upkeep.Store.

@@ -41,6 +41,16 @@ func (s *Service) plan(ctx context.Context, id identity.Identity, fresh bool) (P
 	return p, nil
 }
 
+// noteUsed remembers that the first use of a certificate is on record.
+func (p *plans) noteUsed(fingerprint [32]byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if plan, ok := p.byID[fingerprint]; ok {
+		plan.Unused = false
+		p.byID[fingerprint] = plan
+	}
+}
+
 // How long a certificate counts as refused lately, and how many refusals a minute it still gets an exact reason
 // for.
 const (

@@ -42,7 +42,7 @@ var (
 	}
 	ErrCertificateRevoked = &fault.Fault{
 		Kind: fault.Unauthenticated, Code: "certificate_revoked",
-		Detail: "this certificate was revoked, or replaced by a later enrollment",
+		Detail: "this certificate was revoked, or replaced by a later one",
 		Hint:   "use the newest certificate, or enrol again",
 	}
 	ErrCertificateExpired = &fault.Fault{
@@ -102,6 +102,7 @@ type Plan struct {
 	RowsPerDay   *int64       // nil: as many as the limits allow
 	ExpiresAt    *time.Time
 	CacheSeconds int
+	Unused       bool // the certificate has not been used before
 }
 
 // Check names what the statement checks beside reading.
@@ -152,6 +153,8 @@ type Store interface {
 	Search(ctx context.Context, q SearchQuery) (Found, error)
 	// HangUp revokes the grant in one transaction with its audit row.
 	HangUp(ctx context.Context, c Check, act audit.Act) error
+	// Used notes the first use of a certificate; an older one of the grant retires RetireAfter from now.
+	Used(ctx context.Context, c Check) error
 }
 
 // ErrStale is what a Store returns when Check.Version is not the grant's.
@@ -202,6 +205,7 @@ type Config struct {
 	Touch    func(peerID uuid.UUID)                    // told of every peer that was answered
 	Observe  Observe                                   // nil: nobody measures
 	Searcher *Searcher
+	Renew    Renew
 	Note     func(refusal audit.Event) // counts what a limit turned away, for the audit log; nil counts nothing
 }
 
@@ -279,6 +283,9 @@ func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out An
 		err = failed
 	}
 	out.Limit = r.standing
+	if r.plan.Unused {
+		r.used(ctx)
+	}
 	if err == nil {
 		a, err = r.withinBudget(ctx, a, work)
 	}

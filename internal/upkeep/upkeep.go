@@ -42,7 +42,10 @@ type Store interface {
 	SweepAttempts(ctx context.Context) (int64, error)
 	// ExpireGrants writes down that grants past their end have expired.
 	ExpireGrants(ctx context.Context) (int64, error)
-	// ForgetAnswers deletes the kept answers of enrollment tokens whose life has ended.
+	// RetireCertificates revokes the certificates whose successor has been in use for long enough.
+	RetireCertificates(ctx context.Context) (int64, error)
+	// ForgetAnswers deletes the kept answers of enrollment tokens whose life has ended, and of renewals that nobody can
+	// need again.
 	ForgetAnswers(ctx context.Context) (int64, error)
 	// EnsurePartitions makes the audit partitions of the months ahead.
 	EnsurePartitions(ctx context.Context) error
@@ -110,6 +113,7 @@ func (k *Keeper) Tasks() []Task {
 		{"sweep-attempts", 10 * time.Second, counted("sweep-attempts", k.Store.SweepAttempts)},
 		{"revoke-at-ca", 5 * time.Second, k.RevokeAtCA},
 		{"expire-grants", 15 * time.Second, counted("expire-grants", k.Store.ExpireGrants)},
+		{"retire-certificates", 15 * time.Second, counted("retire-certificates", k.Store.RetireCertificates)},
 		{"forget-answers", time.Minute, counted("forget-answers", k.Store.ForgetAnswers)},
 		{"audit-partitions", time.Hour, k.Store.EnsurePartitions},
 		{"audit-checkpoint", 30 * time.Second, k.Checkpoint},
