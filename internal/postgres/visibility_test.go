@@ -51,7 +51,7 @@ func TestAnswersAreTheOraclesAnswers(t *testing.T) {
 		tw := s.newTwin(t)
 		var open []openPage
 		for range steps(t) {
-			switch rapid.SampledFrom([]string{"list", "list", "list", "page", "page", "page", "search", "search", "get", "misuse", "mistake", "change", "change", "change"}).Draw(t, "step") {
+			switch rapid.SampledFrom([]string{"list", "list", "list", "page", "page", "page", "search", "search", "get", "get", "misuse", "misuse", "mistake", "change", "change", "change"}).Draw(t, "step") {
 			case "list":
 				open = tw.stepList(open)
 			case "page":
@@ -112,8 +112,11 @@ func (tw *twin) stepGet() {
 			ids = append(ids, known...)
 		}
 	}
-	id := rapid.SampledFrom(ids).Draw(tw.T, "id")
-	tw.want("get of "+name, tw.get(g.user, g.scope, name, id), tw.fetch(g, name, id.String()))
+	var id uuid.UUID
+	for range 4 {
+		id = rapid.SampledFrom(ids).Draw(tw.T, "id")
+		tw.want("get of "+name, tw.get(g.user, g.scope, name, id), tw.fetch(g, name, id.String()))
+	}
 	tw.want("get in upper case of "+name, tw.get(g.user, g.scope, name, id), tw.fetch(g, name, strings.ToUpper(id.String())))
 	for _, text := range []string{"{" + id.String() + "}", "urn:uuid:" + id.String(), strings.ReplaceAll(id.String(), "-", ""), id.String() + " ", "x"} {
 		refused, ok := tw.asked(g.user, g.scope, name)
@@ -124,32 +127,32 @@ func (tw *twin) stepGet() {
 	}
 }
 
-// stepMisuse brings a cursor to another query than its own.
+// stepMisuse brings a cursor to other queries than its own.
 func (tw *twin) stepMisuse(open []openPage) {
 	if len(open) == 0 {
 		return
 	}
 	p := rapid.SampledFrom(open).Draw(tw.T, "cursor to misuse")
-	a := p.asking
-	switch rapid.IntRange(0, 3).Draw(tw.T, "misuse") {
-	case 0:
-		a.grant = tw.drawGrant()
-	case 1:
-		a.resource = tw.drawResource(a.grant)
-	case 2:
-		_, a.since = tw.drawSince(a.resource)
-	case 3:
-		a.cursor = a.cursor[1:]
+	misuse := func(change func(a *asking)) {
+		a := p.asking
+		if change(&a); a.grant.id == p.grant.id && a.resource == p.resource && a.since == p.asking.since && a.cursor == p.cursor {
+			return
+		}
+		want, ok := tw.asked(a.grant.user, a.grant.scope, a.resource)
+		if ok {
+			want = refusedWith(http.StatusUnprocessableEntity, "cursor_invalid")
+		}
+		got, _ := tw.ask(a)
+		tw.want("a cursor of another query", want, got)
 	}
-	if a.grant.id == p.grant.id && a.resource == p.resource && a.since == p.asking.since && a.cursor == p.cursor {
-		return
+	for _, g := range tw.grants {
+		misuse(func(a *asking) { a.grant = g })
 	}
-	refused, ok := tw.asked(a.grant.user, a.grant.scope, a.resource)
-	if ok {
-		refused = refusedWith(http.StatusUnprocessableEntity, "cursor_invalid")
+	for _, name := range p.grant.scope.Resources {
+		misuse(func(a *asking) { a.resource = name })
 	}
-	got, _ := tw.ask(a)
-	tw.want("a cursor of another query", refused, got)
+	misuse(func(a *asking) { _, a.since = tw.drawSince(a.resource) })
+	misuse(func(a *asking) { a.cursor = a.cursor[1:] })
 }
 
 // stepMistake asks wrongly: what is wrong is told only to those who may ask, and never of what is not theirs.
