@@ -79,10 +79,14 @@ func TestA404DoesNotTellWhatIsHiddenFromWhatIsNot(t *testing.T) {
 				} else if !reflect.DeepEqual(*all, got) {
 					t.Errorf("%s, %s: %s is answered with\n%+v\nand another 404 with\n%+v", version, group, tt.name, got, *all)
 				}
-				// Which resource was named is on record, for the serving side only.
-				if record := g.lastRecord(t); first == nil {
+				record := g.lastRecord(t)
+				if first == nil {
 					first = &record
-				} else if record.Resource = first.Resource; record != *first {
+				}
+				if group != "get" {
+					record.Resource = first.Resource // which one was named is on record, for the serving side only
+				}
+				if record != *first {
 					t.Errorf("%s, %s: %s is on record as\n%+v\nand another 404 as\n%+v", version, group, tt.name, record, *first)
 				}
 			}
