@@ -106,9 +106,10 @@ var owners = []struct {
 	{"github.com/transparency-dev/merkle", []string{"internal/audit"}, "the tamper-evident log has one construction"},
 	{"golang.org/x/mod", []string{"internal/audit"}, "checkpoints have one format"},
 	{"github.com/pires/go-proxyproto", []string{"internal/door"}, "an address is taken from a proxy in one place"},
+	{"github.com/prometheus/client_golang", []string{"internal/telemetry"}, "use cases are observed through their own small types; what a metric is called is decided in one place"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
 	{"github.com/redis/go-redis", []string{"internal/valkey", "internal/valkey/valkeytest"}, "one seam for driver errors, and no secret of the address past it"},
-	{"net/http", []string{"internal/edge", "internal/door", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
+	{"net/http", []string{"internal/edge", "internal/door", "internal/telemetry", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
 }
 
 // caPackages may know Step-CA: the two adapters, what they share, and their tests' packages.

@@ -22,7 +22,9 @@ func (l *lane) run() {
 		}
 		// Not the requests' contexts: a client that hangs up must not fail the batch of the others.
 		ctx, cancel := context.WithTimeout(context.Background(), appendLimit)
+		l.busy.Add(1)
 		l.commit(ctx, batch, events)
+		l.busy.Add(-1)
 		cancel()
 	}
 }
@@ -65,7 +67,11 @@ func (l *lane) gather(batch []waiting) []waiting {
 // commit stores events and tells those who wait. A refused batch is halved until the row that was refused is alone:
 // one bad row must not deny the answers of its neighbours.
 func (l *lane) commit(ctx context.Context, batch []waiting, events []Event) {
+	started := time.Now()
 	err := l.store(ctx, events)
+	if l.Observe != nil {
+		l.Observe(len(events), time.Since(started), err)
+	}
 	if errors.Is(err, ErrRefused) && len(batch) > 1 {
 		half := len(batch) / 2
 		l.commit(ctx, batch[:half], events[:half])

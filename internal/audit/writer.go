@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/fault"
@@ -54,6 +55,11 @@ type Writer struct {
 	log   *slog.Logger
 	now   func() time.Time
 	queue chan waiting
+	busy  atomic.Int32 // lanes that commit
+
+	// Observe is told of every commit: how many events it was to make durable, and why it did not. It is set before
+	// Run; nil: nobody measures.
+	Observe func(events int, took time.Duration, err error)
 
 	crowd crowd
 
@@ -92,6 +98,12 @@ func (w *Writer) Record(ctx context.Context, e Event) error {
 		return ErrUnavailable.Because(ctx.Err())
 	}
 }
+
+// Waiting tells how many events wait for a place in a commit.
+func (w *Writer) Waiting() int { return len(w.queue) }
+
+// Busy tells how many lanes commit at this moment.
+func (w *Writer) Busy() int { return int(w.busy.Load()) }
 
 func (w *Writer) enqueue(item waiting) error {
 	w.mu.RLock()

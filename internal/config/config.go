@@ -41,7 +41,7 @@ type Config struct {
 	CORSOrigin     string         `env:"GATEWAY_CORS_ORIGIN" tiers:"standalone,federated" doc:"the one origin whose pages may call the HTTP API; none without it"`
 	TrustedProxies []netip.Prefix `env:"MOSAIC_TRUSTED_PROXIES" tiers:"standalone,federated" doc:"addresses or CIDR ranges of the proxies in front, separated by commas: X-Forwarded-For and the PROXY protocol count only from them"`
 	Dir            string         `env:"MOSAIC_DIR" tiers:"standalone,federated" doc:"directory of the admin socket; /run/mosaic for serve, .mosaic for dev and for commands"`
-	MetricsListen  string         `env:"MOSAIC_METRICS_LISTEN" doc:"HOST:PORT of the listener for Prometheus, which is for the inside only; none without it"`
+	MetricsListen  string         `env:"MOSAIC_METRICS_LISTEN" doc:"HOST:PORT of the listener for Prometheus, which is for the inside only; off is none. Without it gateway dev has none, and gateway serve 127.0.0.1:9464 if that is free"`
 	LogLevel       slog.Level     `env:"MOSAIC_LOG_LEVEL" envDefault:"info" doc:"one of debug, info, warn and error"`
 	OIDArc         []identity.Arc `env:"MOSAIC_OID_ARC" doc:"the arc of the two certificate extensions; after a comma, old arcs that are still accepted"`
 

@@ -104,6 +104,11 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	}
 	stack.add("federation listener", ignoreClosed(l.federation.Close))
 
+	metrics := telemetry.NewMetrics(o.Version, "local")
+	metricsURL, err := serveMetrics(settings.MetricsListen, "", metrics, log, &stack)
+	if err != nil {
+		return err
+	}
 	if err := checkComplete(dir); err != nil {
 		return err
 	}
@@ -117,7 +122,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	stack.add("admin socket", ignoreClosed(l.socket.Close))
 	g, err := newGateway(ctx, gatewayConfig{
 		parts: p, tier: "local", name: o.Name, version: o.Version, now: o.Now, log: log,
-		publicURL: "http://" + reachable(l.api.Addr()), federationURL: "https://" + reachable(l.federation.Addr()), settings: settings,
+		publicURL: "http://" + reachable(l.api.Addr()), federationURL: "https://" + reachable(l.federation.Addr()), settings: settings, metrics: metrics,
 	})
 	if err != nil {
 		return err
@@ -129,7 +134,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	}
 	ready := readyDoc{
 		URL: g.publicURL, FederationURL: g.federationURL, Socket: dir.Join("admin.sock"),
-		CARootFile: dir.Join("ca", "certs", "root_ca.crt"), CAFingerprint: g.caFingerprint, PID: os.Getpid(),
+		CARootFile: dir.Join("ca", "certs", "root_ca.crt"), CAFingerprint: g.caFingerprint, PID: os.Getpid(), MetricsURL: metricsURL,
 	}
 	served := g.serve(ctx, l, func() error {
 		if err := noteComplete(dir, p.keyring); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/config"
+	"github.com/mosaicstack/gateway/internal/door"
 	"github.com/mosaicstack/gateway/internal/embed"
 	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fedapi"
@@ -32,6 +33,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
 	"github.com/mosaicstack/gateway/internal/serving"
+	"github.com/mosaicstack/gateway/internal/telemetry"
 	"github.com/mosaicstack/gateway/internal/upkeep"
 )
 
@@ -55,6 +57,7 @@ type gatewayConfig struct {
 	tier, name, version      string
 	publicURL, federationURL string
 	settings                 config.Config
+	metrics                  *telemetry.Metrics
 	now                      func() time.Time
 	log                      *slog.Logger
 }
@@ -86,7 +89,8 @@ type gateway struct {
 type listeners struct {
 	front                   *front
 	api, federation, socket net.Listener
-	farewell                *farewell // nil in the local tier, where nobody else could answer
+	door                    *door.Listener // of the API
+	farewell                *farewell      // nil in the local tier, where nobody else could answer
 }
 
 // apiServer is a server of the HTTP API, with the bounds of its connections.
@@ -103,6 +107,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		return nil, err
 	}
 	c.profile.Host = host
+	c.ca = observedCA{c.ca, c.metrics}
 	g := &gateway{
 		gatewayConfig: c, log: c.log, caFingerprint: identity.FingerprintHex(c.roots[0].Raw),
 		accounts: &postgres.Accounts{DB: c.db}, resources: &postgres.Resources{DB: c.db, Seal: c.keyring.ring},
@@ -111,6 +116,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	}
 	g.writer = audit.NewWriter(g.auditLog, c.log, c.now)
 	g.refusals = audit.NewAggregator(g.writer, c.log, c.now)
+	g.writer.Observe = c.metrics.Batch
 	c.keyring.sealed, c.keyring.record = &postgres.Sealed{DB: c.db}, g.writer.Record
 	if g.limits, err = newLimits(ctx, c.valkey, c.log); err != nil {
 		return nil, err
@@ -138,7 +144,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Store: &postgres.Upkeep{DB: c.db}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
 		Checkpoint: g.notary.Keep, AuditMonths: int(c.settings.AuditMonths),
 	})
-	if g.jobs, err = jobs.New(c.db.Pool(), append(keeper.Tasks(), embeddings.Task()), c.log); err != nil {
+	if g.jobs, err = jobs.New(c.db.Pool(), observedTasks(append(keeper.Tasks(), embeddings.Task()), c.metrics, c.now), c.log); err != nil {
 		return nil, err
 	}
 	g.resources.Written = func() { g.jobs.Wake(upkeep.EmbeddingsTask) }
@@ -148,18 +154,19 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	enrollment := enroll.New(enroll.Config{
 		Store: &postgres.Enrollment{DB: c.db}, Renewals: &postgres.Enrollment{DB: c.db}, CA: c.ca, Profile: c.profile, FederationURL: c.federationURL,
 		Guesses: limit.PerAddress{Limiter: g.limits.strangers, Name: "enrollment", Limit: guessLimit}, Tries: limit.Fixed{Limiter: g.limits.strangers, Name: "tries", Limit: tryLimit},
-		Random: rand.Reader, Log: c.log,
+		Random: rand.Reader, Log: c.log, Observe: c.metrics.Enrolled,
 	})
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
 			Store: g.serving, Audit: g.writer, Coming: g.writer.Coming, Limiter: g.limits.peers, Budgets: g.serving, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
 			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get, Searcher: searcher, Note: g.refusals.Note,
-			Renew: enrollment.Renew,
+			Renew:   enrollment.Renew,
+			Observe: c.metrics.Request,
 		}),
-		Profile: c.profile, Log: c.log, Now: c.now,
+		Profile: c.profile, Log: c.log, Now: c.now, Observe: c.metrics,
 	})
 	adder, query := g.newQuerying(hash, searcher)
-	g.api = httpapi.New(httpapi.Config{
+	g.api = c.metrics.API(httpapi.New(httpapi.Config{
 		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog, Notary: g.notary, Record: g.writer, Note: g.refusals.Note,
 		Enroll:      enrollment,
 		Guesses:     limit.PerAddress{Limiter: g.limits.strangers, Name: "token", Limit: guessLimit},
@@ -168,7 +175,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		MCP: mcp.Handler(query, c.version, httpapi.CallerOf), Origin: c.settings.CORSOrigin,
 		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },
 		Version:       c.version, Trusted: c.settings.TrustedProxies, Now: c.now, Log: c.log,
-	})
+	}))
 	return g, nil
 }
 
@@ -219,9 +226,11 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	if l.front != nil {
 		public = l.front.server // it serves already
 	} else {
-		api = apiDoor(l.api, public, g.settings.TrustedProxies, nil, g.log, g.now)
+		l.door = apiDoor(l.api, public, g.settings.TrustedProxies, g.metrics.Refused("api"), g.log, g.now)
+		api = l.door
 	}
 	secure := g.federationDoor(l.federation)
+	g.watch(map[string]*door.Listener{"api": l.door, "federation": secure})
 
 	l.farewell.of(g.federation)
 	leave := sync.OnceFunc(func() {

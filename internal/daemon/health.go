@@ -100,6 +100,13 @@ func (h *health) swing() {
 	}
 }
 
+// up reports whether a part was there when it was last looked at.
+func (h *health) up(part string) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return !h.down[part]
+}
+
 // drain makes the gateway not ready: it is about to stop.
 func (h *health) drain() {
 	h.mu.Lock()

@@ -20,6 +20,7 @@ type readyDoc struct {
 	CARootFile    string `json:"ca_root_file"`
 	CAFingerprint string `json:"ca_fingerprint"`
 	PID           int    `json:"pid"`
+	MetricsURL    string `json:"metrics_url,omitempty"`
 }
 
 func (r readyDoc) write(dir *devstack.Dir) error {

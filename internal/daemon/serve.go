@@ -70,12 +70,13 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	defer func() { err = errors.Join(err, stack.close(log)) }()
 
 	r := &replica{ServeOptions: o, settings: c, log: log, stack: &stack, waiting: &waiting{tier: string(c.Tier), version: o.Version}}
+	r.metrics = telemetry.NewMetrics(o.Version, string(c.Tier))
 	if err := r.open(); err != nil {
 		return err
 	}
 	// The gateway's own API takes over from this one: a probe is answered from the first moment.
 	front := newFront(httpapi.Starting(httpapi.Config{Health: r.waiting, Log: log, Now: o.Now}), log)
-	api := apiDoor(r.api, front.server, c.TrustedProxies, nil, log, o.Now)
+	api := apiDoor(r.api, front.server, c.TrustedProxies, r.metrics.Refused("api"), log, o.Now)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	go func() {
@@ -93,7 +94,7 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 		return err
 	}
 	front.serve(g.api)
-	served := g.serve(ctx, listeners{front: front, federation: r.federation, socket: r.socket, farewell: front.farewell}, func() error { return r.announce(g) })
+	served := g.serve(ctx, listeners{front: front, door: api, federation: r.federation, socket: r.socket, farewell: front.farewell}, func() error { return r.announce(g) })
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		served = errors.Join(served, cause)
 	}
@@ -107,7 +108,9 @@ type replica struct {
 	log      *slog.Logger
 	stack    *closers
 	waiting  *waiting
+	metrics  *telemetry.Metrics
 
+	metricsURL string
 	api        net.Listener
 	federation *gate
 	socket     net.Listener
@@ -131,7 +134,8 @@ func (r *replica) open() error {
 		return err
 	}
 	r.stack.add("admin socket", ignoreClosed(r.socket.Close))
-	return nil
+	r.metricsURL, err = serveMetrics(r.settings.MetricsListen, defaultMetrics, r.metrics, r.log, r.stack)
+	return err
 }
 
 var errSocketDir = &fault.Fault{
@@ -179,7 +183,7 @@ func (r *replica) assemble(ctx context.Context) (*gateway, error) {
 		}
 		g, err = newGateway(ctx, gatewayConfig{
 			parts: p, tier: string(c.Tier), name: c.Name, version: r.Version, now: r.Now, log: r.log,
-			publicURL: c.PublicURL, federationURL: c.FederationURL, settings: c,
+			publicURL: c.PublicURL, federationURL: c.FederationURL, settings: c, metrics: r.metrics,
 		})
 		return err
 	})
@@ -251,7 +255,7 @@ func (r *replica) announce(g *gateway) error {
 	}
 	ready := readyDoc{
 		URL: "http://" + local(r.api.Addr()), FederationURL: "https://" + local(r.federation.Addr()), Socket: filepath.Join(dir, "admin.sock"),
-		CARootFile: r.settings.StepCA.RootCert, CAFingerprint: g.caFingerprint, PID: os.Getpid(),
+		CARootFile: r.settings.StepCA.RootCert, CAFingerprint: g.caFingerprint, PID: os.Getpid(), MetricsURL: r.metricsURL,
 	}
 	doc, err := json.Marshal(ready)
 	if err != nil {

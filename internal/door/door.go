@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -65,6 +66,8 @@ type Listener struct {
 	start    sync.Once
 	work     sync.WaitGroup
 	failed   error // why accepting ended; read after ctx ended
+
+	opened atomic.Int64
 
 	mu            sync.Mutex
 	pending, held crowd
@@ -119,6 +122,9 @@ func (l *Listener) Count() (pending, held int) {
 	defer l.mu.Unlock()
 	return len(l.pending.all), len(l.held.all)
 }
+
+// Opened tells how many connections were handed out since the start.
+func (l *Listener) Opened() int64 { return l.opened.Load() }
 
 // The pauses after an accept that failed for want of something, such as open files.
 const (
@@ -255,6 +261,7 @@ func (l *Listener) refuse(c *Conn, reason Reason) {
 func (l *Listener) hand(c *Conn, as net.Conn) {
 	select {
 	case l.ready <- as:
+		l.opened.Add(1)
 	case <-l.ctx.Done():
 		_ = c.Close()
 	}

@@ -32,6 +32,15 @@ func Reasons() []Reason {
 	return []Reason{AddressFailures, HolderFull, ListenerFull, CrowdedOut, Flood, ProxyHeader, Silent, Timeout, Gone, NotTLS, Certificate, Protocol}
 }
 
+// Handshake reports whether the reason is about a handshake that was tried.
+func (r Reason) Handshake() bool {
+	switch r {
+	case Silent, Timeout, Gone, NotTLS, Certificate, Protocol, ProxyHeader:
+		return true
+	}
+	return false
+}
+
 // Untrusted marks the error of a tls.Config's VerifyConnection: the client's certificate is not good here.
 type Untrusted struct{ Err error }
 

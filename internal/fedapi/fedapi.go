@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -80,8 +81,22 @@ type Config struct {
 	Profile identity.Profile
 	Log     *slog.Logger
 	Now     func() time.Time
-	Wrote   func(took time.Duration) // told how long each answer took to be written; nil: nobody measures
+	Observe Observer // nil: nobody measures
 }
+
+// Observer is told what the use case does not see. It is on every request's way and must not wait.
+type Observer interface {
+	InFlight(change int)                             // 1 when a request begins, -1 when its answer is written
+	Wrote(verb, resource string, took time.Duration) // how long an answer took to be written
+	TurnedAway(code string)                          // a request that the use case never saw
+}
+
+// unobserved is the Observer of a listener that nobody measures.
+type unobserved struct{}
+
+func (unobserved) InFlight(int)                        {}
+func (unobserved) Wrote(string, string, time.Duration) {}
+func (unobserved) TurnedAway(string)                   {}
 
 type handler struct {
 	Config
@@ -92,6 +107,9 @@ type handler struct {
 
 // NewServer returns the server of the federation listener; serve it on a TLS listener with TLSConfig.
 func NewServer(c Config) *http.Server {
+	if c.Observe == nil {
+		c.Observe = unobserved{}
+	}
 	h := &handler{Config: c, known: map[[32]byte]*holder{}}
 	r := chi.NewRouter()
 	r.NotFound(h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
@@ -194,14 +212,16 @@ func (h *handler) serve(answer func(*http.Request, serving.Caller) (serving.Answ
 // have the pool dial all the time, at everybody's expense. Worked to its end, a request spends the grant's limit.
 func (h *handler) serveAs(media string, answer func(*http.Request, serving.Caller) (serving.Answer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		h.Observe.InFlight(1)
+		defer h.Observe.InFlight(-1)
 		caller, who, err := h.caller(r)
 		if err != nil {
-			h.refuse(w, r, err)
+			h.turnAway(w, r, err)
 			return
 		}
 		edge.NoteActor(r.Context(), "grant:"+caller.Identity.GrantID.String())
 		if err := who.enter(r.Context()); err != nil {
-			h.refuse(w, r, err)
+			h.turnAway(w, r, err)
 			return
 		}
 		defer who.leave()
@@ -222,9 +242,7 @@ func (h *handler) serveAs(media string, answer func(*http.Request, serving.Calle
 		defer who.unread.Add(-int64(len(a.Body)))
 		started := h.Now()
 		write(w, r, a.Body)
-		if h.Wrote != nil {
-			h.Wrote(h.Now().Sub(started))
-		}
+		h.Observe.Wrote(verbOf(r), chi.URLParam(r, "resource"), h.Now().Sub(started))
 		a.Done()
 	}
 }
@@ -253,6 +271,25 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, t.NetConn())
 	}
 	return ctx
+}
+
+// verbOf is what a request that was answered asked for.
+func verbOf(r *http.Request) string {
+	switch {
+	case chi.URLParam(r, "id") != "":
+		return "get"
+	case chi.URLParam(r, "resource") != "" && r.Method == http.MethodPost:
+		return "search"
+	case chi.URLParam(r, "resource") != "":
+		return "list"
+	}
+	return path.Base(r.URL.Path) // capabilities, crl, hangup, renew
+}
+
+// turnAway refuses what the use case does not see.
+func (h *handler) turnAway(w http.ResponseWriter, r *http.Request, err error) {
+	h.Observe.TurnedAway(fault.From(err).Code)
+	h.refuse(w, r, err)
 }
 
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
