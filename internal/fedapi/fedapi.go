@@ -162,24 +162,26 @@ func listRequest(name, query string) serving.ListRequest {
 		q.Mistake = errQuery
 		return q
 	}
-	for name, to := range map[string]*string{"limit": &q.Limit, "cursor": &q.Cursor, "updated_since": &q.Since} {
-		given, ok := values[name]
-		delete(values, name)
+	// In one order, so that of two mistakes the same one is told each time.
+	for _, p := range []struct {
+		name  string
+		to    *string
+		empty error
+	}{
+		{"limit", &q.Limit, page.ErrLimitInvalid},
+		{"cursor", &q.Cursor, page.ErrCursorInvalid},
+		{"updated_since", &q.Since, page.ErrUpdatedSinceInvalid},
+	} {
+		given, ok := values[p.name]
+		delete(values, p.name)
 		switch {
-		case !ok:
+		case !ok || q.Mistake != nil:
 		case len(given) != 1:
-			q.Mistake = errQuery.With("%s is there more than once", name)
+			q.Mistake = errQuery.With("%s is there more than once", p.name)
 		case given[0] == "":
-			switch name {
-			case "limit":
-				q.Mistake = page.ErrLimitInvalid
-			case "cursor":
-				q.Mistake = page.ErrCursorInvalid
-			case "updated_since":
-				q.Mistake = page.ErrUpdatedSinceInvalid
-			}
+			q.Mistake = p.empty
 		default:
-			*to = given[0]
+			*p.to = given[0]
 		}
 	}
 	if len(values) > 0 && q.Mistake == nil {
