@@ -186,7 +186,7 @@ func flagError(cmd *cobra.Command, err error) error {
 		return unknownCommand(cmd, rest[0])
 	}
 	if bad := (*pflag.InvalidValueError)(nil); errors.As(err, &bad) {
-		kinds := map[string]string{"int": "a whole number", "bool": "true or false"}
+		kinds := map[string]string{"int": "a whole number", "int64": "a whole number", "bool": "true or false"}
 		return misuse(cmd, "--%s takes %s, not %q", bad.GetFlag().Name, cmp.Or(kinds[bad.GetFlag().Value.Type()], "another value"), bad.GetValue())
 	}
 	return misuse(cmd, "%s", err)

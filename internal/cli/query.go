@@ -36,6 +36,9 @@ func (a *app) query() *cobra.Command {
 		if flags.Changed("search") && flags.Changed("cursor") {
 			return misuse(cmd, "--search gives one page: it does not go with --cursor")
 		}
+		if flags.Changed("search") && strings.TrimSpace(phrase) == "" {
+			return misuse(cmd, "--search is empty")
+		}
 		many := local || args[0] == "all" || args[0] == "local" || strings.Contains(args[0], ",")
 		if one && many {
 			return misuse(cmd, "an ID asks one peer for one row")
@@ -182,6 +185,11 @@ func (a *app) rowRecord(name string, r row) {
 // cell is a value in a table, where moments are shown as seen from now.
 func (a *app) cell(name string, value json.RawMessage) string {
 	s := text(value)
+	if name == "score" {
+		if score, err := strconv.ParseFloat(s, 64); err == nil {
+			return strconv.FormatFloat(score, 'g', 4, 64)
+		}
+	}
 	if t, err := time.Parse(time.RFC3339, s); err == nil && strings.HasSuffix(name, "_at") {
 		return relative(a.env.Now(), t)
 	}

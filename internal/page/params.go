@@ -62,6 +62,7 @@ func ParseSince(s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
+	s = strings.ToUpper(s) // "t" and "z" may be in lower case: RFC 3339, section 5.6
 	t, err := time.Parse(time.RFC3339, s)
 	// time.Parse also takes one-digit hours, comma fractions and offsets of 24 hours, which RFC 3339 does not have.
 	if err != nil || s[len("2006-01-02T15")] != ':' || strings.Contains(s, ",") ||

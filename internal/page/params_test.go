@@ -50,6 +50,7 @@ func TestParseSince(t *testing.T) {
 		"2026-01-31T08:00:00.999-11:30":  time.Date(2026, 1, 31, 19, 30, 0, 999000000, time.UTC),
 		"2026-01-31T08:00:00.2400Z":      time.Date(2026, 1, 31, 8, 0, 0, 240000000, time.UTC),
 		"2026-01-31T08:24:00Z":           time.Date(2026, 1, 31, 8, 24, 0, 0, time.UTC),
+		"2026-01-31t08:24:00z":           time.Date(2026, 1, 31, 8, 24, 0, 0, time.UTC),
 		"2024-02-29T23:59:59.000000001Z": time.Date(2024, 2, 29, 23, 59, 59, 1, time.UTC),
 	} {
 		if got, err := page.ParseSince(in); err != nil || got != want {
