@@ -78,6 +78,8 @@ type gateway struct {
 	touches       chan uuid.UUID
 	peers         *postgres.Peers
 	credentials   *postgres.Credentials
+	client        *remote.Client // of peers, without patience
+	renewer       *querying.Renewer
 	serving       *postgres.Serving
 	auditLog      *postgres.AuditLog
 	jobs          *jobs.Runner
@@ -112,7 +114,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		gatewayConfig: c, log: c.log, caFingerprint: identity.FingerprintHex(c.roots[0].Raw),
 		accounts: &postgres.Accounts{DB: c.db}, resources: &postgres.Resources{DB: c.db, Seal: c.keyring.ring},
 		peers: &postgres.Peers{DB: c.db}, credentials: &postgres.Credentials{DB: c.db}, serving: &postgres.Serving{DB: c.db}, auditLog: &postgres.AuditLog{DB: c.db},
-		touches: make(chan uuid.UUID, 256),
+		touches: make(chan uuid.UUID, 256), client: remote.NewClient(),
 	}
 	g.writer = audit.NewWriter(g.auditLog, c.log, c.now)
 	g.refusals = audit.NewAggregator(g.writer, c.log, c.now)
@@ -121,7 +123,10 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	if g.limits, err = newLimits(ctx, c.valkey, c.log); err != nil {
 		return nil, err
 	}
-	g.health = newHealth(c, g.limits.parts()...)
+	g.renewer = querying.NewRenewer(querying.RenewerConfig{
+		Store: g.credentials, Client: g.client, Keys: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log,
+	})
+	g.health = newHealth(c, append(g.limits.parts(), part{"credentials", false, g.renewer.Check})...)
 	if err := g.auditLog.EnsurePartitions(ctx); err != nil {
 		return nil, err
 	}
@@ -144,7 +149,8 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Store: &postgres.Upkeep{DB: c.db}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
 		Checkpoint: g.notary.Keep, AuditMonths: int(c.settings.AuditMonths),
 	})
-	if g.jobs, err = jobs.New(c.db.Pool(), observedTasks(append(keeper.Tasks(), embeddings.Task()), c.metrics, c.now), c.log); err != nil {
+	renewals := upkeep.Task{Name: querying.RenewalTask, Every: querying.RenewalEvery, Run: g.renewer.Run}
+	if g.jobs, err = jobs.New(c.db.Pool(), observedTasks(append(keeper.Tasks(), embeddings.Task(), renewals), c.metrics, c.now), c.log); err != nil {
 		return nil, err
 	}
 	g.resources.Written = func() { g.jobs.Wake(upkeep.EmbeddingsTask) }
@@ -284,7 +290,7 @@ func drain(s *http.Server) error {
 
 // newQuerying makes the half of the gateway that asks others.
 func (g *gateway) newQuerying(hash querying.Hasher, searcher *serving.Searcher) (*querying.Adder, *querying.Service) {
-	client := remote.NewPatient(remote.NewClient(), g.now)
+	client := remote.NewPatient(g.client, g.now)
 	adder := querying.NewAdder(querying.AdderConfig{
 		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring.ring, Random: rand.Reader, Now: g.now,
 	})

@@ -211,7 +211,8 @@ func replace(ctx context.Context, tx pgx.Tx, a querying.Activation, p peer.Peer)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, `UPDATE federation_credentials SET state = 'retired', client_key_pem = ''::bytea, renew_after = NULL, updated_at = now()
+	rows, err := tx.Query(ctx, `UPDATE federation_credentials SET state = 'retired', client_key_pem = ''::bytea, renewal_key_pem = NULL, renewal_csr_pem = NULL,
+			renew_after = NULL, renewal_next_at = NULL, renewal_started_at = NULL, updated_at = now()
 		WHERE peer_id = $1 AND remote_grant_id = $2 AND state = 'active' RETURNING id`, p.ID, c.GrantID)
 	if err != nil {
 		return nil, err

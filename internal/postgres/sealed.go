@@ -18,6 +18,7 @@ type Sealed struct{ *DB }
 var sealedColumns = [...]struct{ table, column string }{
 	{"credentials", "secret_sealed"},
 	{"federation_credentials", "client_key_pem"},
+	{"federation_credentials", "renewal_key_pem"},
 	{"federation_audit_keys", "private_key_sealed"},
 }
 

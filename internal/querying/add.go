@@ -171,6 +171,9 @@ func (s *Adder) AddPeer(ctx context.Context, r AddRequest) (Added, error) {
 	if err != nil {
 		return Added{}, err
 	}
+	if certified.RenewAfter, err = renewAfter(certified, s.Now(), s.Random); err != nil {
+		return Added{}, err
+	}
 	added, err := s.Store.Activate(ctx, Activation{Pending: pending, Certified: certified, Act: r.Act})
 	for _, id := range added.Retired {
 		s.Client.Forget(id)

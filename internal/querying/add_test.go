@@ -35,7 +35,7 @@ func TestAddPeerStoresAWorkingCredential(t *testing.T) {
 		t.Errorf("peer %+v", p)
 	}
 	if c.State != "active" || c.RemoteGrantID != b.grant || c.RemoteSubjectUserID != b.user || c.FederationURL != b.fed.URL ||
-		!c.NotBefore.Equal(b.leaf.NotBefore) || !c.NotAfter.Equal(b.leaf.NotAfter) || !c.RenewAfter.Equal(b.leaf.NotBefore.Add(30*time.Minute)) ||
+		!c.NotBefore.Equal(b.leaf.NotBefore) || !c.NotAfter.Equal(b.leaf.NotAfter) || c.RenewAfter.Before(b.leaf.NotBefore.Add(27*time.Minute)) || c.RenewAfter.After(b.leaf.NotBefore.Add(34*time.Minute)) ||
 		len(c.Users) != 1 || c.Users[0].ID != w.user.ID || c.Users[0].Email != w.user.Email {
 		t.Errorf("credential %+v", c)
 	}

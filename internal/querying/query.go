@@ -217,7 +217,7 @@ func (r *run) ask(ctx context.Context, call func() (Call, error)) (Answer, error
 	what.RequestID, what.Traceparent = r.caller.RequestID, r.caller.Traceparent
 	ctx, cancel := context.WithTimeout(ctx, r.s.Timeout)
 	defer cancel()
-	answer, err := r.s.Client.Do(ctx, r.target(), what)
+	answer, err := r.s.Client.Do(ctx, r.credential.target(r.s.Keys), what)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -227,11 +227,11 @@ func (r *run) ask(ctx context.Context, call func() (Call, error)) (Answer, error
 	return answer, nil
 }
 
-func (r *run) target() Target {
-	c := r.credential
+// target is whom the credential asks, and with what.
+func (c Credential) target(keys Keys) Target {
 	return Target{
 		CredentialID: c.ID, Serial: c.Serial, URL: c.FederationURL, ChainPEM: c.ChainPEM, CARootPEM: c.CARootPEM,
-		Key: func() ([]byte, error) { return r.s.Keys.Open(c.SealedKey, keyTable, keyColumn, c.ID.String()) },
+		Key: func() ([]byte, error) { return keys.Open(c.SealedKey, keyTable, keyColumn, c.ID.String()) },
 	}
 }
 
