@@ -67,9 +67,27 @@ func requestIDFrom(s string) string {
 	return s
 }
 
-// Observe wraps a whole listener: request id, client address, panics, and one log line per request. The line
-// carries the route's pattern, never the path: an enrollment path is a secret.
+// Observe wraps a whole listener as Watch does, and refuses compressed bodies before anything looks at them.
 func Observe(log *slog.Logger, listener string, trusted []netip.Prefix, now func() time.Time) func(http.Handler) http.Handler {
+	watch := Watch(log, listener, trusted, now)
+	return func(next http.Handler) http.Handler {
+		return watch(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if Encoded(r) {
+				WriteProblem(w, r, ErrContentEncoding)
+				return
+			}
+			next.ServeHTTP(w, r)
+		}))
+	}
+}
+
+// Encoded tells whether a request says that its body is compressed.
+func Encoded(r *http.Request) bool { return r.Header.Get("Content-Encoding") != "" }
+
+// Watch wraps a whole listener: request id, client address, panics, and one log line per request. The line
+// carries the route's pattern, never the path: an enrollment path is a secret. It answers nothing itself: where every
+// answer is on record, a compressed body has to be refused by whoever keeps that record.
+func Watch(log *slog.Logger, listener string, trusted []netip.Prefix, now func() time.Time) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			started := now()
@@ -98,10 +116,6 @@ func Observe(log *slog.Logger, listener string, trusted []netip.Prefix, now func
 			// any more here, so every chunked one does: whatever was smuggled behind it is not read as a request.
 			if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
 				h.Set("Connection", "close")
-			}
-			if r.Header.Get("Content-Encoding") != "" {
-				WriteProblem(rec, r, ErrContentEncoding)
-				return
 			}
 			next.ServeHTTP(rec, r)
 		})

@@ -20,9 +20,11 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/door"
 	"github.com/mosaicstack/gateway/internal/edge"
+	"github.com/mosaicstack/gateway/internal/enroll"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
 	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/serving"
 )
 
@@ -42,8 +44,10 @@ const (
 	waitForPlace = 5 * time.Second
 	// What one certificate may leave unread: its next requests are refused until it has read on.
 	maxUnread = 32 << 20
-	// A request goes on without its client for at most this long.
-	maxDuration = 15 * time.Second
+	// A request goes on without its client for at most this long. What it sends has to be here before, within its own
+	// time: a client that is slow must not use up what the gateway has for the answer.
+	maxDuration  = 15 * time.Second
+	bodyDeadline = 5 * time.Second
 )
 
 // Bounds are the limits of the listener's connections, for the door in front of it. Generous: a peer may have
@@ -132,21 +136,21 @@ func NewServer(c Config) *http.Server {
 		r.Post("/hangup", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.HangUp(r.Context(), c)
 		}))
-		r.Post("/certificate/renew", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
-			return h.Serving.Renew(r.Context(), c, renewRequest(r))
-		}))
+		r.Post("/certificate/renew", h.serveBody(func(r *http.Request, c serving.Caller, b body) (serving.Answer, error) {
+			return h.Serving.Renew(r.Context(), c, renewRequest(r, b))
+		}, enroll.MaxRenewalBytes))
 		r.Get("/resources/{resource}", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.List(r.Context(), c, listRequest(chi.URLParam(r, "resource"), r.URL.RawQuery))
 		}))
 		r.Get("/resources/{resource}/{id}", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.Get(r.Context(), c, chi.URLParam(r, "resource"), chi.URLParam(r, "id"))
 		}))
-		r.Post("/resources/{resource}/search", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
-			return h.Serving.Search(r.Context(), c, searchRequest(r))
-		}))
+		r.Post("/resources/{resource}/search", h.serveBody(func(r *http.Request, c serving.Caller, b body) (serving.Answer, error) {
+			return h.Serving.Search(r.Context(), c, searchRequest(r, b))
+		}, resource.MaxSearchBytes))
 	})
 	return &http.Server{
-		Handler:           edge.Observe(c.Log, "federation", nil, c.Now)(r),
+		Handler:           edge.Watch(c.Log, "federation", nil, c.Now)(r),
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeaderBytes, ConnContext: withConn, HTTP2: streams(), DisableGeneralOptionsHandler: true,
 		ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // failed handshakes: strangers write these
@@ -209,10 +213,21 @@ func (h *handler) serve(answer func(*http.Request, serving.Caller) (serving.Answ
 	return h.serveAs(typeJSON, answer)
 }
 
-// serveAs answers in a media type. The use case does not see its client go: a statement that is cut off in the middle
-// costs its database connection (pgx closes it), so a peer that resets its requests as fast as it makes them would
-// have the pool dial all the time, at everybody's expense. Worked to its end, a request spends the grant's limit.
+// serveBody is serve for what has a body, of at most so many bytes.
+func (h *handler) serveBody(answer func(*http.Request, serving.Caller, body) (serving.Answer, error), most int) http.HandlerFunc {
+	return h.carry(typeJSON, answer, most)
+}
+
+// serveAs is serve in another media type.
 func (h *handler) serveAs(media string, answer func(*http.Request, serving.Caller) (serving.Answer, error)) http.HandlerFunc {
+	return h.carry(media, func(r *http.Request, c serving.Caller, _ body) (serving.Answer, error) { return answer(r, c) }, 0)
+}
+
+// carry reads the body, if there is to be one, and answers. The use case does not see its client go: a statement that
+// is cut off in the middle costs its database connection (pgx closes it), so a peer that resets its requests as fast as
+// it makes them would have the pool dial all the time, at everybody's expense. Worked to its end, a request spends the
+// grant's limit.
+func (h *handler) carry(media string, answer func(*http.Request, serving.Caller, body) (serving.Answer, error), most int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		h.Observe.InFlight(1)
 		defer h.Observe.InFlight(-1)
@@ -227,9 +242,16 @@ func (h *handler) serveAs(media string, answer func(*http.Request, serving.Calle
 			return
 		}
 		defer who.leave()
+		if edge.Encoded(r) {
+			caller.Mistake = edge.ErrContentEncoding
+		}
+		var b body
+		if most > 0 && caller.Mistake == nil && r.URL.RawQuery == "" { // else there is a mistake already
+			b = h.readBody(w, r, most)
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), maxDuration)
 		defer cancel()
-		a, err := answer(r.WithContext(ctx), caller)
+		a, err := answer(r.WithContext(ctx), caller, b)
 		writeLimit(w.Header(), a.Limit)
 		if err != nil {
 			h.refuse(w, r, err)

@@ -132,7 +132,7 @@ func TestASearchThatCannotBeReadIsRefused(t *testing.T) {
 	if err != nil || a.StatusCode != http.StatusMethodNotAllowed || a.Header.Get("Allow") != http.MethodPost {
 		t.Errorf("DELETE: %d, allowed is %q, %v", a.StatusCode, a.Header.Get("Allow"), err)
 	}
-	if n := g.count(`SELECT count(*) FROM federation_audit_log WHERE verb = 'search' AND outcome = 'denied'`); n != 13 {
-		t.Errorf("%d refused searches are on record, want 13", n)
+	if n := g.count(`SELECT count(*) FROM federation_audit_log WHERE verb = 'search' AND outcome = 'denied'`); n != 14 {
+		t.Errorf("%d refused searches are on record, want 14", n)
 	}
 }

@@ -31,6 +31,7 @@ const (
 	maxAnswerBytes   = 8 << 20
 	maxEnvelopeBytes = page.MaxCursorLen + 128 // of a list, what is around its rows
 	maxPlans         = 10_000                  // grants whose parsed scope is kept
+	recordWithin     = 10 * time.Second        // two commits of the audit log, each as slow as they may be
 )
 
 // What a federated request can be refused with. Each is problem+json after the handshake.
@@ -224,6 +225,7 @@ type Caller struct {
 	Identity      identity.Identity
 	RequestID     string
 	RemoteAddress string
+	Mistake       error // what is wrong with the request, whatever it asks for; told only to those who may ask
 }
 
 // run is one request on its way: what is known of it so far, for the audit row.
@@ -264,6 +266,9 @@ type answer struct {
 func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out Answer, err error) {
 	s := r.s
 	defer func() { r.observed(err) }()
+	if mistake := r.caller.Mistake; mistake != nil {
+		work = func(Plan) (answer, error) { return answer{}, s.authorizedError(ctx, r.check(), mistake) }
+	}
 	if s.Coming != nil {
 		s.Coming(1)
 		defer s.Coming(-1)
@@ -292,9 +297,7 @@ func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out An
 	if err != nil {
 		return out, r.refuse(ctx, err)
 	}
-	err = s.Audit.Record(ctx, r.event(200, audit.OK, "", a))
-	r.lap(StepAudit)
-	if err != nil {
+	if err = r.record(ctx, r.event(200, audit.OK, "", a)); err != nil {
 		r.giveBack(ctx, r.reserved.Rows)
 		return out, err
 	}
@@ -379,11 +382,19 @@ func (r *run) refuse(ctx context.Context, err error) error {
 	if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
 		outcome = audit.Failed
 	}
-	recorded := r.s.Audit.Record(ctx, r.event(f.Kind.Status(), outcome, f.Code, answer{}))
-	r.lap(StepAudit)
-	if recorded != nil {
+	if recorded := r.record(ctx, r.event(f.Kind.Status(), outcome, f.Code, answer{})); recorded != nil {
 		return recorded
 	}
+	return err
+}
+
+// record makes an event durable. It has a time of its own: a request whose time is over is on record like any other,
+// and says why it failed, and not that the audit log did.
+func (r *run) record(ctx context.Context, e audit.Event) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
+	defer cancel()
+	err := r.s.Audit.Record(ctx, e)
+	r.lap(StepAudit)
 	return err
 }
 
