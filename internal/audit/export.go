@@ -94,9 +94,6 @@ type (
 
 const proofVersion = 1
 
-// RetentionVerb is the verb of the row that tells of dropped rows; its detail is the time before which they were.
-const RetentionVerb = "audit.retention"
-
 // Export writes the audit log, oldest row first, with bounded memory. after is called with each portion written.
 func Export(ctx context.Context, src Source, w io.Writer, o ExportOptions, after func() error) error {
 	out := &exporter{src: src, to: w, o: o, after: after}

@@ -21,6 +21,8 @@ type VerifyOptions struct {
 	Key          string    // the verifier key, kept elsewhere; empty takes the one in the export
 	Earlier      string    // a checkpoint that was kept elsewhere; empty for none
 	Since, Until time.Time // the range that the export was asked for
+	// DroppedBefore is the latest time before which rows may have been dropped; zero leaves it to the gateway's word.
+	DroppedBefore time.Time
 }
 
 // Problem is one thing that is not as it was signed.
@@ -51,7 +53,7 @@ type Report struct {
 	Logs       int        `json:"logs"`
 	Leaves     int64      `json:"leaves"`
 	Dropped    int64      `json:"dropped_rows"`   // known by time and hash only: removed by retention
-	DroppedTo  *time.Time `json:"dropped_before"` // by the row of the removal, which is verified itself
+	DroppedTo  *time.Time `json:"dropped_before"` // by the row of the removal, which is signed
 	Outside    int64      `json:"rows_outside_range"`
 	Checkpoint *time.Time `json:"checkpoint_time"`
 	Earlier    *time.Time `json:"earlier_checkpoint_time"` // the one that was kept elsewhere
@@ -98,7 +100,9 @@ type verifier struct {
 	logs   map[uuid.UUID]*verifiedLog
 	report Report
 	head   headerLine
+	key    note.Verifier
 
+	dropped time.Time // rows from before it are dropped, by the gateway's word
 	batchOf uuid.UUID // the log of the batch before
 }
 
@@ -224,6 +228,7 @@ func (v *verifier) header() error {
 	if err != nil {
 		return v.stop(malformed, "%s", err)
 	}
+	v.key = key
 	c, err := OpenCheckpoint(v.head.Checkpoint, key)
 	if err != nil {
 		return v.stop(rewritten, "the checkpoint of the export: %s", err)

@@ -42,7 +42,7 @@ func (v *verifier) body() error {
 	for _, l := range v.logs {
 		l.seen = make([]uint32, (l.size()+31)/32)
 	}
-	dropped := v.retention()
+	v.dropped = v.retention()
 	rows, err := v.rows()
 	if err != nil {
 		return err
@@ -53,31 +53,40 @@ func (v *verifier) body() error {
 	if _, err := v.in.Peek(1); err == nil {
 		v.problem(Problem{Kind: inserted, Line: v.line + 1, Detail: "something follows the end of the export"})
 	}
-	v.missing(dropped)
+	v.missing(v.dropped)
 	return nil
 }
 
-// retention believes the row that tells of dropped rows, if it is in the log.
+// retention believes the row that tells of dropped rows, if it is in the log and the gateway has signed what it says:
+// anybody with the database can bring a row into the log.
 func (v *verifier) retention() (before time.Time) {
 	if v.head.Retention == nil {
 		return before
 	}
+	wrong := func(detail string) time.Time {
+		v.problem(Problem{Kind: changed, Line: 1, RequestID: v.head.Retention.RequestID, ID: &v.head.Retention.ID, Detail: detail})
+		return time.Time{}
+	}
 	text, err := v.head.Retention.line()
 	if err != nil {
-		return before
+		return wrong(err.Error())
 	}
 	_, e, err := parseRow(bytes.TrimSuffix(text, []byte("\n")))
 	if err == nil {
 		err = v.compare(e, false)
 	}
-	if err == nil {
-		before, err = time.Parse(time.RFC3339, e.Detail)
+	if err != nil {
+		return wrong("the row that tells of dropped rows is not the one that was recorded")
 	}
-	if err != nil || e.Verb != RetentionVerb || e.Direction != Admin {
-		v.problem(Problem{Kind: changed, Line: 1, RequestID: e.RequestID, Detail: "the row that tells of dropped rows is not the one that was signed"})
-		return time.Time{}
+	if before, err = removal(e, v.key); err != nil {
+		return wrong(err.Error())
 	}
 	v.report.DroppedTo = &before
+	if most := v.o.DroppedBefore; !most.IsZero() && before.After(most) {
+		v.problem(Problem{Kind: removed, Line: 1, RequestID: e.RequestID, ID: &e.ID, Detail: "the gateway says that it dropped the rows from before " +
+			before.Format(time.RFC3339) + ", and none from after " + most.Format(time.RFC3339) + " were to be"})
+		return most
+	}
 	return before
 }
 
@@ -162,6 +171,9 @@ func (v *verifier) compareChunk(c *chunk) {
 			if !errors.Is(err, errChanged) {
 				here.Kind = inserted
 			}
+			c.problems = append(c.problems, here)
+		} else if e.CreatedAt.Before(v.dropped) {
+			here.Kind, here.Detail = inserted, "the row is from before "+v.dropped.Format(time.RFC3339)+", and the gateway has said that it dropped all of those"
 			c.problems = append(c.problems, here)
 		}
 	}

@@ -135,7 +135,7 @@ func (a *app) auditKey() *cobra.Command {
 }
 
 func (a *app) auditVerify() *cobra.Command {
-	var checkpoint, key, since, until string
+	var checkpoint, key, since, until, dropped string
 	cmd := a.leaf("verify", []string{"[FILE]"}, "Recompute the audit log and find every row that is not what was signed", func(cmd *cobra.Command, args []string) error {
 		o := audit.VerifyOptions{Key: key}
 		var err error
@@ -143,6 +143,9 @@ func (a *app) auditVerify() *cobra.Command {
 			return err
 		}
 		if o.Until, err = moment(cmd, "until", until); err != nil {
+			return err
+		}
+		if o.DroppedBefore, err = moment(cmd, "dropped-before", dropped); err != nil {
 			return err
 		}
 		if checkpoint != "" {
@@ -171,6 +174,7 @@ func (a *app) auditVerify() *cobra.Command {
 	cmd.Flags().StringVar(&key, "key", "", "the verifier key, kept elsewhere; without it the export's own")
 	cmd.Flags().StringVar(&since, "since", "", "the range that the export was asked for (RFC 3339)")
 	cmd.Flags().StringVar(&until, "until", "", "the range that the export was asked for (RFC 3339)")
+	cmd.Flags().StringVar(&dropped, "dropped-before", "", "retention may have dropped rows from before this time, and no later ones (RFC 3339)")
 	return cmd
 }
 

@@ -146,7 +146,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	searcher := serving.NewSearcher(embedder)
 	g.notary = audit.NewNotary(audit.NotaryConfig{Ledger: g.auditLog, Ring: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log})
 	keeper := upkeep.New(upkeep.Config{
-		Store: &postgres.Upkeep{DB: c.db}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
+		Store: &postgres.Upkeep{DB: c.db, Removal: g.notary.Removal}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
 		Checkpoint: g.notary.Keep, AuditMonths: int(c.settings.AuditMonths),
 	})
 	renewals := upkeep.Task{Name: querying.RenewalTask, Every: querying.RenewalEvery, Run: g.renewer.Run}

@@ -254,7 +254,7 @@ func TestADroppedMonthKeepsItsHashes(t *testing.T) {
 	_, before := w.proof(n)
 	// A row that is in no log yet would be gone without a trace: its month stays.
 	w.exec(`INSERT INTO federation_audit_log (request_id, direction, verb, status_code, outcome, created_at) VALUES ('late', 'admin', 'x', 200, 'ok', $1)`, month.AddDate(0, -1, 4))
-	store := &postgres.Upkeep{DB: w.db}
+	store := &postgres.Upkeep{DB: w.db, Removal: n.Removal}
 	if dropped, err := store.DropAuditRows(w.ctx, 0); err != nil || dropped != 1 {
 		t.Fatalf("%d partitions dropped, %v", dropped, err)
 	}
@@ -289,6 +289,54 @@ func TestADroppedMonthKeepsItsHashes(t *testing.T) {
 	doc, _ = w.proof(n)
 	if r := w.verify(doc, before); r.OK {
 		t.Error("rows that were deleted by hand pass as dropped")
+	}
+}
+
+// TestAForgedRetentionIsFound writes, with the database's password, the row and the record of a retention, and deletes
+// what they would explain. The gateway brings the row into the log and signs it like any other.
+func TestAForgedRetentionIsFound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.busy()
+	n := w.notary(w.ring())
+	_, o := w.proof(n)
+	now := time.Now().UTC()
+	month := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+	for _, before := range []time.Time{now.Add(time.Minute), month.AddDate(0, 1, 0)} {
+		w.exec(`WITH row AS (INSERT INTO federation_audit_log (request_id, direction, actor, verb, status_code, outcome, detail, created_at)
+				VALUES ('upkeep', 'admin', 'upkeep', 'audit.retention', 200, 'ok', $1, clock_timestamp()) RETURNING id, created_at)
+			INSERT INTO federation_audit_retention (dropped_before, row_id, row_created_at) SELECT $2, id, created_at FROM row`,
+			before.Format(time.RFC3339), before)
+		w.exec(`DELETE FROM federation_audit_log WHERE request_id = 'r7'`)
+		doc, _ := w.proof(n)
+		if r := w.verify(doc, o); r.OK || r.Dropped != 0 || len(r.Problems) < 2 || r.Problems[0].Kind != "changed" || r.Problems[1].Kind != "removed" {
+			t.Errorf("before %s: %+v", before, r)
+		}
+	}
+}
+
+// TestAMonthThatWaitsMakesTheLaterOnesWait: what is signed is that nothing from before is left.
+func TestAMonthThatWaitsMakesTheLaterOnesWait(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.notary(w.ring())
+	now := time.Now().UTC()
+	month := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+	w.exec(`SELECT ensure_audit_partitions($1::date, 3)`, month.AddDate(0, -2, 0))
+	w.exec(`INSERT INTO federation_audit_log (request_id, direction, verb, status_code, outcome, created_at) VALUES ('late', 'admin', 'x', 200, 'ok', $1)`, month.AddDate(0, -2, 4))
+	store := &postgres.Upkeep{DB: w.db, Removal: n.Removal}
+	if dropped, err := store.DropAuditRows(w.ctx, 0); err != nil || dropped != 0 {
+		t.Errorf("%d partitions dropped past one that waits, %v", dropped, err)
+	}
+	if _, err := n.Sequence(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if dropped, err := store.DropAuditRows(w.ctx, 0); err != nil || dropped != 2 {
+		t.Errorf("%d partitions dropped, %v", dropped, err)
+	}
+	doc, o := w.proof(n)
+	if r := w.verify(doc, o); !r.OK || r.Dropped != 1 {
+		t.Errorf("%+v", r)
 	}
 }
 

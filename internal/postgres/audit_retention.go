@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mosaicstack/gateway/internal/audit"
 )
+
+// Removal signs that the rows from before a time are dropped, and gives the detail of the row with this id that says so.
+type Removal func(ctx context.Context, before time.Time, row uuid.UUID) (detail string, err error)
 
 // EnsurePartitions makes the audit partitions of this month and the next three.
 func (l *AuditLog) EnsurePartitions(ctx context.Context) error {
@@ -17,11 +21,13 @@ func (l *AuditLog) EnsurePartitions(ctx context.Context) error {
 }
 
 // DropBefore drops the partitions whose rows are all from before a time, oldest first, each in a transaction with the
-// row that says so. The batches keep time and hash of each dropped row. It gives the number of partitions.
+// row that says so, whose detail comes from say. The batches keep time and hash of each dropped row. A month that has to
+// wait makes the later ones wait too: what is signed is that nothing from before is left. It gives the number of
+// partitions.
 //
 // Dropping needs the table for a moment, and everybody would queue behind a drop that waits: so it does not wait
 // long, and the next run tries again.
-func (l *AuditLog) DropBefore(ctx context.Context, before time.Time) (int64, error) {
+func (l *AuditLog) DropBefore(ctx context.Context, before time.Time, say Removal) (int64, error) {
 	type partition struct {
 		Name  string
 		Until time.Time
@@ -35,16 +41,22 @@ func (l *AuditLog) DropBefore(ctx context.Context, before time.Time) (int64, err
 	}
 	var n int64
 	for _, p := range parts {
-		dropped, err := l.drop(ctx, p.Name, p.Until)
+		id := uuid.New()
+		detail, err := say(ctx, p.Until, id) // before the lock: it may have to read the key
+		if err != nil {
+			return n, err
+		}
+		dropped, err := l.drop(ctx, p.Name, p.Until, id, detail)
 		if sqlState(err) == lockNotAvailable {
 			return n, nil
 		}
 		if err != nil {
 			return n, err
 		}
-		if dropped {
-			n++
+		if !dropped {
+			return n, nil
 		}
+		n++
 	}
 	return n, nil
 }
@@ -55,10 +67,10 @@ func (s *Upkeep) DropAuditRows(ctx context.Context, months int) (int64, error) {
 	if err := s.pool.QueryRow(ctx, `SELECT (date_trunc('month', now() AT TIME ZONE 'UTC') - make_interval(months => $1)) AT TIME ZONE 'UTC'`, months).Scan(&before); err != nil {
 		return 0, fail(err, "drop audit rows")
 	}
-	return (&AuditLog{DB: s.DB}).DropBefore(ctx, before)
+	return (&AuditLog{DB: s.DB}).DropBefore(ctx, before, s.Removal)
 }
 
-func (l *AuditLog) drop(ctx context.Context, name string, until time.Time) (dropped bool, err error) {
+func (l *AuditLog) drop(ctx context.Context, name string, until time.Time, id uuid.UUID, detail string) (dropped bool, err error) {
 	table := pgx.Identifier{name}.Sanitize()
 	err = l.inTx(ctx, "drop audit partition", func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = 200; SET LOCAL statement_timeout = 60000`); err != nil {
@@ -76,7 +88,7 @@ func (l *AuditLog) drop(ctx context.Context, name string, until time.Time) (drop
 			return err
 		}
 		e := upkeepAct.Event(audit.RetentionVerb)
-		e.Detail = until.UTC().Format(time.RFC3339)
+		e.ID, e.Detail = id, detail
 		args := eventArgs(e)
 		if _, err := tx.Exec(ctx, `WITH row AS (`+insertEvent+` RETURNING id, created_at)
 			INSERT INTO federation_audit_retention (dropped_before, row_id, row_created_at) SELECT $23, id, created_at FROM row`, append(args, until)...); err != nil {

@@ -14,7 +14,10 @@ import (
 )
 
 // Upkeep stores what the gateway does unasked. It is the upkeep.Store of the gateway.
-type Upkeep struct{ *DB }
+type Upkeep struct {
+	*DB
+	Removal Removal // what dropping audit rows needs
+}
 
 // upkeepAct is who the audit log says it was.
 var upkeepAct = audit.Act{RequestID: "upkeep", Actor: "upkeep", RemoteAddress: "local"}
