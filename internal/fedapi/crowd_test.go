@@ -2,6 +2,7 @@ package fedapi_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -191,8 +192,8 @@ func (g *gateway) proxied(from string, cert *tls.Certificate, header []byte) (*h
 		return nil, err
 	}
 	conf := g.presenting(cert)
-	tr := &http.Transport{DialTLSContext: nil, TLSClientConfig: conf, DisableKeepAlives: true}
-	tr.Dial = func(string, string) (net.Conn, error) { //nolint:staticcheck // one connection, made before
+	tr := &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true}
+	tr.DialContext = func(context.Context, string, string) (net.Conn, error) { // one connection, made before
 		_, err := raw.Write(header)
 		return raw, err
 	}
