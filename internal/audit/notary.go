@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,7 +20,7 @@ import (
 // ErrLogDamaged is the refusal to sign a log that does not continue what was signed before.
 var ErrLogDamaged = &fault.Fault{
 	Kind: fault.Internal, Code: "audit_log_damaged", Detail: "the audit log is not the continuation of what this gateway has signed",
-	Hint: "somebody has changed the audit tables: compare with a checkpoint that is kept elsewhere: mosaic federation audit verify --checkpoint FILE",
+	Hint: "somebody has changed the audit tables; what is gone is named by: mosaic federation audit verify --key KEY --checkpoint FILE, with both kept elsewhere",
 }
 
 // Where the signing key is sealed.
@@ -79,6 +80,8 @@ type Notary struct {
 	sequencing sync.Mutex // one batch of this replica's own log at a time
 	to         *Log
 
+	damaged atomic.Bool // the last checkpoint was refused
+
 	keys     sync.Mutex
 	signer   note.Signer
 	verifier note.Verifier
@@ -133,6 +136,43 @@ func (n *Notary) Sequence(ctx context.Context) (int64, error) {
 // Checkpoint signs how far all logs have come, after bringing every row into one. When nothing has changed it gives the
 // newest checkpoint again. ErrLogDamaged means that what there is does not continue what was signed.
 func (n *Notary) Checkpoint(ctx context.Context) (string, error) {
+	signed, err := n.checkpoint(ctx)
+	if err == nil || errors.Is(err, ErrLogDamaged) {
+		n.damaged.Store(err != nil)
+	}
+	return signed, err
+}
+
+// Evidence is Checkpoint for an export: of a log that is damaged it gives the last checkpoint that was signed, so that
+// whoever verifies the export learns what is gone.
+func (n *Notary) Evidence(ctx context.Context) (string, error) {
+	signed, err := n.Checkpoint(ctx)
+	if !errors.Is(err, ErrLogDamaged) {
+		return signed, err
+	}
+	_, verifier, keyErr := n.key(ctx)
+	if keyErr != nil {
+		return "", keyErr
+	}
+	last, lastErr := n.Ledger.LastCheckpoint(ctx)
+	if lastErr != nil {
+		return "", lastErr
+	}
+	if _, unreadable := OpenCheckpoint(last, verifier); unreadable != nil {
+		return "", err // there is nothing that an export could be held against
+	}
+	return last, nil
+}
+
+// Ready is the health of the log: whether this replica, when it last tried, could sign it.
+func (n *Notary) Ready(context.Context) error {
+	if n.damaged.Load() {
+		return ErrLogDamaged
+	}
+	return nil
+}
+
+func (n *Notary) checkpoint(ctx context.Context) (string, error) {
 	if _, err := n.Sequence(ctx); err != nil {
 		return "", err
 	}

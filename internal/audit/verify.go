@@ -68,8 +68,8 @@ const maxProblems = 20
 
 const maxLine = 256 << 20
 
-// Verify reads an export with its proof and recomputes everything in it. The error is for what cannot be read at all;
-// what was read and is wrong is in the report.
+// Verify reads an export with its proof and recomputes everything in it. The error is for what cannot be read at all, and
+// ErrNoProof, ErrRange and ErrKey are for what was given by mistake; what was read and is wrong is in the report.
 func Verify(r io.Reader, o VerifyOptions) (Report, error) {
 	v := &verifier{o: o, in: bufio.NewReaderSize(r, 1<<20), logs: map[uuid.UUID]*verifiedLog{}}
 	v.report.Problems = []Problem{}
@@ -204,6 +204,12 @@ func noteVerifier(key string) (note.Verifier, error) {
 
 // header reads the first line and opens what is signed.
 func (v *verifier) header() error {
+	if v.o.Key != "" && !IsKey(v.o.Key) {
+		return ErrKey
+	}
+	if err := v.begins(); err != nil {
+		return err
+	}
 	text, err := v.next()
 	if err != nil {
 		return err
@@ -215,7 +221,7 @@ func (v *verifier) header() error {
 		return v.stop(malformed, "this is an export of version %d, and version %d is read here", v.head.Version, proofVersion)
 	}
 	if !sameTime(v.head.Since, v.o.Since) || !sameTime(v.head.Until, v.o.Until) {
-		return v.stop(malformed, "the export says that it holds the rows from %s to %s: say so as well, with --since and --until", bound(v.head.Since), bound(v.head.Until))
+		return ErrRange.With("the export says that it is of the rows from %s to %s", bound(v.head.Since, "the beginning"), bound(v.head.Until, "the end"))
 	}
 	v.report.Key, v.report.OwnKey = v.o.Key, v.o.Key == ""
 	if v.report.OwnKey {
@@ -277,8 +283,14 @@ func (v *verifier) batches(c Checkpoint) error {
 		if err != nil {
 			return err
 		}
-		if !IsProofLine(text) {
-			return v.stop(removed, "%d of %d leaves are there, and the rest is missing", done, c.Size())
+		if !IsProofLine(text) || bytes.HasPrefix(text, []byte(`{"proof":"end"`)) {
+			for _, h := range c.Heads {
+				if n := v.logOf(h.LogID).size(); n < h.Size {
+					v.problem(Problem{Kind: removed, LogID: &h.LogID, LeafIndex: &n, Detail: fmt.Sprintf(
+						"log %s had %d leaves at %s and has %d: all rows from this leaf on are gone", h.LogID, h.Size, c.Time.Format(time.RFC3339), n)})
+				}
+			}
+			return errStop
 		}
 		n, err := v.batch(text, heads)
 		if err != nil {
@@ -334,9 +346,9 @@ func sameTime(a *time.Time, b time.Time) bool {
 	return a.Equal(b)
 }
 
-func bound(t *time.Time) string {
+func bound(t *time.Time, none string) string {
 	if t == nil {
-		return "the beginning or the end"
+		return none
 	}
 	return t.Format(time.RFC3339Nano)
 }

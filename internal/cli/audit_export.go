@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"strings"
@@ -137,8 +138,11 @@ func (a *app) auditKey() *cobra.Command {
 func (a *app) auditVerify() *cobra.Command {
 	var checkpoint, key, since, until, dropped string
 	cmd := a.leaf("verify", []string{"[FILE]"}, "Recompute the audit log and find every row that is not what was signed", func(cmd *cobra.Command, args []string) error {
-		o := audit.VerifyOptions{Key: key}
+		var o audit.VerifyOptions
 		var err error
+		if o.Key, err = a.verifierKey(cmd, key); err != nil {
+			return err
+		}
 		if o.Since, err = moment(cmd, "since", since); err != nil {
 			return err
 		}
@@ -171,7 +175,7 @@ func (a *app) auditVerify() *cobra.Command {
 		"Only what is kept where the gateway cannot reach it shows that nothing was cut off or written anew:\n" +
 		"--key, which mosaic federation audit key prints, and --checkpoint, which mosaic federation audit checkpoint prints."
 	cmd.Flags().StringVar(&checkpoint, "checkpoint", "", "an earlier checkpoint that was kept elsewhere: a FILE, or - for stdin")
-	cmd.Flags().StringVar(&key, "key", "", "the verifier key, kept elsewhere; without it the export's own")
+	cmd.Flags().StringVar(&key, "key", "", "the verifier key, kept elsewhere: its text, a FILE, or - for stdin; without it the export's own")
 	cmd.Flags().StringVar(&since, "since", "", "the range that the export was asked for (RFC 3339)")
 	cmd.Flags().StringVar(&until, "until", "", "the range that the export was asked for (RFC 3339)")
 	cmd.Flags().StringVar(&dropped, "dropped-before", "", "retention may have dropped rows from before this time, and no later ones (RFC 3339)")
@@ -187,6 +191,25 @@ func moment(cmd *cobra.Command, name, value string) (time.Time, error) {
 		return t, misuse(cmd, "--%s takes a time such as 2026-01-31T00:00:00Z", name)
 	}
 	return t.UTC().Truncate(time.Microsecond), nil
+}
+
+// verifierKey takes the text of a key, or the file that it is in.
+func (a *app) verifierKey(cmd *cobra.Command, value string) (string, error) {
+	if value == "" || audit.IsKey(value) {
+		return value, nil
+	}
+	text, err := a.read(cmd, "--key", value, maxAnswerBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", audit.ErrKey.With("--key is neither a key nor a file that is there")
+	}
+	if err != nil {
+		return "", err
+	}
+	key := strings.TrimSpace(string(text))
+	if !audit.IsKey(key) {
+		return "", audit.ErrKey.With("what --key names holds no key")
+	}
+	return key, nil
 }
 
 func (a *app) verifyFile(cmd *cobra.Command, name string, o audit.VerifyOptions) (audit.Report, error) {

@@ -126,7 +126,8 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	g.renewer = querying.NewRenewer(querying.RenewerConfig{
 		Store: g.credentials, Client: g.client, Keys: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log,
 	})
-	g.health = newHealth(c, append(g.limits.parts(), part{"credentials", false, g.renewer.Check})...)
+	g.notary = audit.NewNotary(audit.NotaryConfig{Ledger: g.auditLog, Ring: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log})
+	g.health = newHealth(c, append(g.limits.parts(), part{"credentials", false, g.renewer.Check}, part{"audit", false, g.notary.Ready})...)
 	if err := g.auditLog.EnsurePartitions(ctx); err != nil {
 		return nil, err
 	}
@@ -144,7 +145,6 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		return nil, err
 	}
 	searcher := serving.NewSearcher(embedder)
-	g.notary = audit.NewNotary(audit.NotaryConfig{Ledger: g.auditLog, Ring: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log})
 	keeper := upkeep.New(upkeep.Config{
 		Store: &postgres.Upkeep{DB: c.db, Removal: g.notary.Removal}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
 		Checkpoint: g.notary.Keep, AuditMonths: int(c.settings.AuditMonths),

@@ -18,6 +18,8 @@ import (
 // Notary is what the API needs of the tamper-evident log.
 type Notary interface {
 	Checkpoint(ctx context.Context) (signed string, err error)
+	// Evidence is the checkpoint of an export: the last one that was signed when there can be no new one.
+	Evidence(ctx context.Context) (signed string, err error)
 	Verifier(ctx context.Context) (key string, err error)
 }
 
@@ -71,7 +73,7 @@ func (a *api) auditProof() {
 			return nil, err
 		}
 		if q.Proof == "true" {
-			if o.Checkpoint, err = a.Notary.Checkpoint(ctx); err != nil {
+			if o.Checkpoint, err = a.Notary.Evidence(ctx); err != nil {
 				return nil, err
 			}
 			if o.Key, err = a.Notary.Verifier(ctx); err != nil {

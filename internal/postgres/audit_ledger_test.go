@@ -159,6 +159,9 @@ func TestALogThatDoesNotContinueIsNotSigned(t *testing.T) {
 	w.busy()
 	n := w.notary(w.ring())
 	before, o := w.proof(n)
+	if err := n.Ready(w.ctx); err != nil {
+		t.Error(err)
+	}
 	again, err := n.Checkpoint(w.ctx)
 	if err != nil || again != o.Earlier {
 		t.Errorf("nothing has changed, and there is another checkpoint (%v)", err)
@@ -166,6 +169,18 @@ func TestALogThatDoesNotContinueIsNotSigned(t *testing.T) {
 	w.exec(`DELETE FROM federation_audit_batches b WHERE first_leaf = (SELECT max(first_leaf) FROM federation_audit_batches WHERE log_id = b.log_id)`)
 	if _, err := n.Checkpoint(w.ctx); !errors.Is(err, audit.ErrLogDamaged) {
 		t.Errorf("signed: %v", err)
+	}
+	if err := n.Ready(w.ctx); !errors.Is(err, audit.ErrLogDamaged) {
+		t.Errorf("health: %v", err)
+	}
+	// An export carries what was signed last, so that it can be told what is gone, without anything kept elsewhere.
+	last, err := n.Evidence(w.ctx)
+	if err != nil || last != o.Earlier {
+		t.Fatalf("the last checkpoint is not the evidence: %v", err)
+	}
+	r := w.verify(w.export(audit.ExportOptions{Checkpoint: last, Key: o.Key}), audit.VerifyOptions{Key: o.Key})
+	if r.OK || r.Problems[0].Kind != "removed" || r.Problems[0].LogID == nil || r.Problems[0].LeafIndex == nil {
+		t.Errorf("%+v", r)
 	}
 	if r := w.verify(before, o); !r.OK {
 		t.Errorf("the export that was kept: %+v", r)
