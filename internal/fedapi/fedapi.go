@@ -233,12 +233,12 @@ func (h *handler) carry(media string, answer func(*http.Request, serving.Caller,
 		defer h.Observe.InFlight(-1)
 		caller, who, err := h.caller(r)
 		if err != nil {
-			h.turnAway(w, r, err)
+			h.turnAway(w, r, caller, err)
 			return
 		}
 		edge.NoteActor(r.Context(), "grant:"+caller.Identity.GrantID.String())
 		if err := who.enter(r.Context()); err != nil {
-			h.turnAway(w, r, err)
+			h.turnAway(w, r, caller, err)
 			return
 		}
 		defer who.leave()
@@ -307,11 +307,16 @@ func verbOf(r *http.Request) string {
 	case chi.URLParam(r, "resource") != "":
 		return "list"
 	}
-	return path.Base(r.URL.Path) // capabilities, crl, hangup, renew
+	switch verb := path.Base(r.URL.Path); verb {
+	case "capabilities", "crl", "hangup", "renew":
+		return verb
+	}
+	return "unknown"
 }
 
 // turnAway refuses what the use case does not see.
-func (h *handler) turnAway(w http.ResponseWriter, r *http.Request, err error) {
+func (h *handler) turnAway(w http.ResponseWriter, r *http.Request, c serving.Caller, err error) {
+	h.Serving.TurnedAway(c, verbOf(r), chi.URLParam(r, "resource"), err)
 	h.Observe.TurnedAway(fault.From(err).Code)
 	h.refuse(w, r, err)
 }
@@ -324,8 +329,9 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 // caller reads the identity out of the connection's certificate. The handshake has checked chain and profile;
 // the profile is checked here again, because this is where it is relied on.
 func (h *handler) caller(r *http.Request) (serving.Caller, *holder, error) {
+	c := serving.Caller{RequestID: edge.RequestID(r.Context()), RemoteAddress: edge.ClientAddress(r.Context())}
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return serving.Caller{}, nil, identity.ErrProfile.Because(errors.New("no client certificate"))
+		return c, nil, identity.ErrProfile.Because(errors.New("no client certificate"))
 	}
 	leaf := r.TLS.PeerCertificates[0]
 	fingerprint := identity.Fingerprint(leaf.Raw)
@@ -335,9 +341,10 @@ func (h *handler) caller(r *http.Request) (serving.Caller, *holder, error) {
 	if !ok {
 		id, err := h.Profile.Parse(leaf)
 		if err != nil {
-			return serving.Caller{}, nil, err
+			return c, nil, err
 		}
 		who = h.keep(fingerprint, id)
 	}
-	return serving.Caller{Identity: who.identity, RequestID: edge.RequestID(r.Context()), RemoteAddress: edge.ClientAddress(r.Context())}, who, nil
+	c.Identity = who.identity
+	return c, who, nil
 }

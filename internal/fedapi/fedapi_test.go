@@ -336,6 +336,12 @@ func TestARequestWithoutACertificateIsNobodys(t *testing.T) {
 			if !strings.Contains(rec.Body.String(), "certificate_profile") || rec.Code != http.StatusUnauthorized {
 				t.Errorf("%s %s: %d %s, want 401", name, path, rec.Code, rec.Body)
 			}
+			if len(g.noted) != 1 {
+				t.Fatalf("%s %s: counted %d times for the audit log, want once", name, path, len(g.noted))
+			}
+			if e := <-g.noted; e.DeniedReason != "certificate_profile" || e.RemoteAddress == "" || e.Actor != "" || e.Fingerprint != nil || e.Verb == "" || path == "/else" && e.Verb != "unknown" {
+				t.Errorf("%s %s: counted as %+v", name, path, e)
+			}
 		}
 	}
 }

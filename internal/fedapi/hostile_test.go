@@ -417,7 +417,7 @@ func TestWhatIsAskedAndNotReadIsBounded(t *testing.T) {
 func TestACertificateHasSoManyRequestsUnderWay(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t)
-	cert, _ := g.enrol("ada@example.org")
+	cert, made := g.enrol("ada@example.org")
 	other := g.bystander()
 	// All that Ada asks waits for a row that is locked.
 	tx, err := g.pool.Begin(t.Context())
@@ -438,6 +438,14 @@ func TestACertificateHasSoManyRequestsUnderWay(t *testing.T) {
 	_ = json.NewEncoder(&out).Encode(second.statuses)
 	if !strings.Contains(out.String(), "429") {
 		t.Errorf("200 requests of one certificate at once, none is told to slow down: %s", out.String())
+	}
+	select {
+	case e := <-g.noted:
+		if e.DeniedReason != "too_many_in_flight" || e.StatusCode != http.StatusTooManyRequests || e.GrantID != made.ID || e.Verb != "list" || e.Resource != "tasks" || e.RemoteAddress != "127.0.0.1" {
+			t.Errorf("counted for the audit log as %+v", e)
+		}
+	case <-time.After(patience):
+		t.Error("what is told to slow down is not counted for the audit log")
 	}
 	_ = tx.Rollback(t.Context())
 	if err := other.ask(other.kept); err != nil {

@@ -12,7 +12,7 @@ import (
 
 // HangUp implements serving.Store. The grant is locked before it is looked at, so that what the check finds is what
 // is revoked.
-func (s *Serving) HangUp(ctx context.Context, c serving.Check, act audit.Act) error {
+func (s *Serving) HangUp(ctx context.Context, c serving.Check, act audit.Act, request audit.Event) error {
 	const reason = "given back by the peer"
 	return s.inTx(ctx, "hang up", func(tx pgx.Tx) error {
 		g, err := lockGrant(ctx, tx, c.GrantID)
@@ -34,6 +34,9 @@ func (s *Serving) HangUp(ctx context.Context, c serving.Check, act audit.Act) er
 		}
 		e := act.Event("grant.revoke")
 		e.PeerID, e.PeerName, e.GrantID, e.SubjectUserID, e.Fingerprint, e.Detail = g.PeerID, g.Peer, g.ID, g.SubjectUserID, c.Fingerprint[:], reason
-		return record(ctx, tx, e)
+		if err := record(ctx, tx, e); err != nil {
+			return err
+		}
+		return record(ctx, tx, request)
 	})
 }

@@ -12,19 +12,31 @@ import (
 // HangUp gives the caller's grant back: it and its certificates are revoked, and the certificate that asked opens
 // nothing any more when this has returned.
 //
+// What is done cannot be undone, so all that can refuse it comes before: the limit, and its record is written with it.
+//
 // Errors: the refusals of this package.
 func (s *Service) HangUp(ctx context.Context, c Caller) (Answer, error) {
 	r := s.begin(c, "hangup", "", nil)
 	return r.do(ctx, func(Plan) (answer, error) {
-		act := audit.Act{RequestID: c.RequestID, Actor: "grant:" + c.Identity.GrantID.String(), RemoteAddress: c.RemoteAddress}
-		if err := s.Store.HangUp(ctx, r.check(), act); err != nil {
+		if err := s.Store.Authorize(ctx, r.check()); err != nil {
 			return answer{}, err
 		}
+		if err := r.spend(ctx); err != nil {
+			return answer{}, err
+		}
+		act := audit.Act{RequestID: c.RequestID, Actor: "grant:" + c.Identity.GrantID.String(), RemoteAddress: c.RemoteAddress}
 		body, err := json.Marshal(struct {
 			GrantID uuid.UUID `json:"grant_id"`
 			Status  string    `json:"status"`
 		}{c.Identity.GrantID, "revoked"})
-		return answer{body: body}, err
+		if err != nil {
+			return answer{}, err
+		}
+		a := answer{body: body, recorded: true}
+		if err := s.Store.HangUp(ctx, r.check(), act, r.event(200, audit.OK, "", a)); err != nil {
+			return answer{}, err
+		}
+		return a, nil
 	})
 }
 

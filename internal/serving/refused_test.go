@@ -147,12 +147,13 @@ func (s *ruling) rule(err error) {
 	s.err, s.asked = err, 0
 }
 
-func (s *ruling) Plan(context.Context, [32]byte) (Plan, error)       { return Plan{}, nil }
-func (s *ruling) Authorize(context.Context, Check) error             { return s.ask() }
-func (s *ruling) List(context.Context, ListQuery) (Rows, error)      { return Rows{}, s.ask() }
-func (s *ruling) HangUp(context.Context, Check, audit.Act) error     { return s.ask() }
-func (s *ruling) Used(context.Context, Check) error                  { return nil }
-func (s *ruling) Get(context.Context, GetQuery) (b []byte, e error)  { return nil, s.ask() }
+func (s *ruling) Plan(context.Context, [32]byte) (Plan, error)                { return Plan{}, nil }
+func (s *ruling) Authorize(context.Context, Check) error                      { return s.ask() }
+func (s *ruling) List(context.Context, ListQuery) (Rows, error)               { return Rows{}, s.ask() }
+func (s *ruling) HangUp(context.Context, Check, audit.Act, audit.Event) error { return s.ask() }
+func (s *ruling) Used(context.Context, Check) error                           { return nil }
+func (s *ruling) Get(context.Context, GetQuery) (b []byte, e error)           { return nil, s.ask() }
+
 func (s *ruling) Search(context.Context, SearchQuery) (Found, error) { return Found{}, s.ask() }
 
 type forgetful struct{}

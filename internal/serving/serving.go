@@ -152,8 +152,8 @@ type Store interface {
 	List(ctx context.Context, q ListQuery) (Rows, error)
 	Get(ctx context.Context, q GetQuery) (doc []byte, err error) // nil: not there, or not visible
 	Search(ctx context.Context, q SearchQuery) (Found, error)
-	// HangUp revokes the grant in one transaction with its audit row.
-	HangUp(ctx context.Context, c Check, act audit.Act) error
+	// HangUp revokes the grant in one transaction with two audit rows: of the act, and of the request.
+	HangUp(ctx context.Context, c Check, act audit.Act, request audit.Event) error
 	// Used notes the first use of a certificate; an older one of the grant retires RetireAfter from now.
 	Used(ctx context.Context, c Check) error
 }
@@ -257,15 +257,31 @@ type answer struct {
 	body []byte
 	rows int
 	lent *lent // what body is written into, if it goes back
+
+	recorded bool // the work is done for good, and its audit row was written with it
 }
 
 // do carries a request through: work is the one statement, run again once when the plan turns out stale.
 //
 // Whoever may ask at all is limited, also when what they ask for is not there, is asked for wrongly or took too
 // long: that costs as much as an answer, and is a row of the audit log.
-func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out Answer, err error) {
+func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (Answer, error) {
+	err := error(fault.ErrInternal)
+	ended := false
+	defer func() {
+		if !ended { // a panic, on its way to where it becomes a 500
+			_ = r.record(ctx, r.event(fault.Internal.Status(), audit.Failed, fault.ErrInternal.Code, answer{}))
+		}
+		r.observed(err)
+	}()
+	var out Answer
+	out, err = r.carry(ctx, work)
+	ended = true
+	return out, err
+}
+
+func (r *run) carry(ctx context.Context, work func(p Plan) (answer, error)) (out Answer, err error) {
 	s := r.s
-	defer func() { r.observed(err) }()
 	if mistake := r.caller.Mistake; mistake != nil {
 		work = func(Plan) (answer, error) { return answer{}, s.authorizedError(ctx, r.check(), mistake) }
 	}
@@ -297,7 +313,10 @@ func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (out An
 	if err != nil {
 		return out, r.refuse(ctx, err)
 	}
-	if err = r.record(ctx, r.event(200, audit.OK, "", a)); err != nil {
+	if !a.recorded {
+		err = r.record(ctx, r.event(200, audit.OK, "", a))
+	}
+	if err != nil {
 		r.giveBack(ctx, r.reserved.Rows)
 		return out, err
 	}
@@ -319,7 +338,7 @@ func (r *run) attempt(ctx context.Context, work func(p Plan) (answer, error)) (a
 		a, err := work(p)
 		r.lap(StepStatement)
 		// The statement names a better reason when there is one: a certificate ends with its grant at the latest.
-		if !r.s.Now().Before(r.caller.Identity.NotAfter) && !refused(err) {
+		if !r.s.Now().Before(r.caller.Identity.NotAfter) && !refused(err) && !a.recorded {
 			err = ErrCertificateExpired
 		}
 		if errors.Is(err, errStale) && !fresh {
@@ -396,6 +415,20 @@ func (r *run) record(ctx context.Context, e audit.Event) error {
 	err := r.s.Audit.Record(ctx, e)
 	r.lap(StepAudit)
 	return err
+}
+
+// TurnedAway counts a request that was refused before it came here, as what a limit turns away is. Of the caller there
+// may be nothing but the request's id and address.
+func (s *Service) TurnedAway(c Caller, verb, res string, err error) {
+	if s.Note == nil {
+		return
+	}
+	f := fault.From(err)
+	e := s.begin(c, verb, known(res), nil).event(f.Kind.Status(), audit.Denied, f.Code, answer{})
+	if c.Identity.GrantID == uuid.Nil {
+		e.Actor, e.Fingerprint = "", nil // nobody is known to have asked
+	}
+	s.Note(e)
 }
 
 // pays reports whether a request that ended like this spends from its limits. A caller that may not ask is told why
