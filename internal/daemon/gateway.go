@@ -312,7 +312,7 @@ func (l localRows) Search(ctx context.Context, res scope.Resource, user uuid.UUI
 	if err != nil {
 		return nil, err
 	}
-	found, err := l.searcher.Run(ctx, "user:"+user.String(), func() (serving.Found, error) { return l.store.Search(ctx, user, p.Lookup) })
+	found, err := l.searcher.Run(ctx, serving.Asker{User: user}, func() (serving.Found, error) { return l.store.Search(ctx, user, p.Lookup) })
 	if err != nil {
 		return nil, err
 	}

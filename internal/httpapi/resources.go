@@ -178,7 +178,7 @@ func (a *api) searchRows(ctx context.Context, name string, doc []byte) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	found, err := a.Searcher.Run(ctx, "user:"+user.String(), func() (serving.Found, error) { return a.Resources.Search(ctx, user, p.Lookup) })
+	found, err := a.Searcher.Run(ctx, serving.Asker{User: user}, func() (serving.Found, error) { return a.Resources.Search(ctx, user, p.Lookup) })
 	if err != nil {
 		return nil, err
 	}

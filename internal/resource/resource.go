@@ -26,6 +26,9 @@ const (
 // Verbs lists every verb.
 func Verbs() []Verb { return []Verb{List, Get, Search, Capabilities} }
 
+// ReadsRows tells whether an answer to the verb has rows in it.
+func (v Verb) ReadsRows() bool { return v == List || v == Get || v == Search }
+
 // ErrUnknown is the name of a resource that does not exist.
 var ErrUnknown = &fault.Fault{
 	Kind:   fault.NotFound,

@@ -38,6 +38,24 @@ type Reservation struct {
 	Ends time.Duration // how long the day lasts still
 }
 
+// budgeted is work that is not done when nothing is left of the budget: done, it would tell by its refusal whether
+// there is something to deliver. Whoever may not ask is told that.
+func (r *run) budgeted(ctx context.Context, work func(Plan) (answer, error)) func(Plan) (answer, error) {
+	return func(p Plan) (answer, error) {
+		if p.RowsPerDay == nil || r.reserved.Rows > 0 {
+			return work(p)
+		}
+		spent, ends, err := r.s.Budgets.Delivered(ctx, p.GrantID)
+		if err == nil && spent >= *p.RowsPerDay {
+			err = ErrRowBudgetSpent.After(ends)
+		}
+		if err != nil {
+			return answer{}, r.s.authorizedError(ctx, r.check(), err)
+		}
+		return work(p)
+	}
+}
+
 // withinBudget reserves the rows of an answer before it leaves. When fewer are left than there are in the answer,
 // the work is done again for that many: it is shorter then, and says so.
 func (r *run) withinBudget(ctx context.Context, a answer, work func(Plan) (answer, error)) (answer, error) {

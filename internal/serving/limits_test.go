@@ -215,9 +215,43 @@ func TestAnAnswerIsCutToWhatIsLeftOfTheBudget(t *testing.T) {
 	if err != nil || !strings.Contains(string(a.Body), `"row_budget":{"rows_per_day":25,"remaining":0,"resets_at":"`) {
 		t.Errorf("%s %v", a.Body, err)
 	}
-	store.rows = 0
-	if body, err := list(); err != nil || !strings.Contains(body, `"data":[]`) {
+	budget.spent, store.rows = 24, 0
+	if body, err := list(); err != nil || !strings.Contains(body, `"data":[]`) || budget.spent != 24 {
 		t.Errorf("an answer without rows costs nothing: %s %v", body, err)
+	}
+}
+
+// TestASpentBudgetTellsNothingOfWhatThereIs: whether there is a row or none, and what else is wrong with the request.
+func TestASpentBudgetTellsNothingOfWhatThereIs(t *testing.T) {
+	t.Parallel()
+	perDay := int64(25)
+	s, store, budget, caller := granted(t, 0, func(p *Plan) { p.RowsPerDay, p.Limit = &perDay, grant.Limit{PerMinute: 1, Burst: 6} })
+	s.Searcher = NewSearcher(&payPerUse{})
+	budget.spent = perDay
+	asks := []func() (Answer, error){
+		func() (Answer, error) { return s.List(t.Context(), caller, ListRequest{Resource: "tasks"}) },
+		func() (Answer, error) { return s.List(t.Context(), caller, ListRequest{Resource: "tasks", Limit: "0"}) },
+		func() (Answer, error) { return s.Get(t.Context(), caller, "tasks", uuid.NewString()) },
+		func() (Answer, error) { return s.Get(t.Context(), caller, "notes", "x") },
+		func() (Answer, error) { return s.Search(t.Context(), caller, search(`{"query":"x"}`)) },
+	}
+	for i, ask := range asks {
+		a, err := ask()
+		if f := fault.From(err); !errors.Is(err, ErrRowBudgetSpent) || f.RetryAfter != time.Hour || a.Limit.Remaining != 5-i {
+			t.Errorf("request %d: %v after %s, limit %+v; want row_budget_spent, and counted", i, err, f.RetryAfter, a.Limit)
+		}
+	}
+	if _, err := s.Capabilities(t.Context(), caller); err != nil {
+		t.Errorf("capabilities: %v", err)
+	}
+	if _, err := asks[0](); !errors.Is(err, ErrRateLimited) {
+		t.Errorf("over the limit: %v", err)
+	}
+	store.rule(ErrPeerSuspended)
+	for i, ask := range asks {
+		if _, err := ask(); !errors.Is(err, ErrPeerSuspended) {
+			t.Errorf("request %d, suspended: %v, want nothing but that", i, err)
+		}
 	}
 }
 

@@ -19,15 +19,33 @@ import (
 // at once that nothing else gets its turn would let one peer stop the others.
 var ErrSearchBusy = &fault.Fault{
 	Kind: fault.Unavailable, Code: "search_busy", Detail: "too many searches are under way",
-	Hint: "wait as long as Retry-After says; one search at a time is always served", RetryAfter: 2 * time.Second,
+	Hint: "wait as long as Retry-After says; and search once at a time", RetryAfter: 2 * time.Second,
 }
 
-// The searches that are under way at once on one replica, and how long one waits for its turn.
+// The searches that are under way at once on one replica, and how long one waits for its turn. All grants of a peer
+// count as the peer, and all that speak for one user as that user; one place of all is never a peer's, so that
+// the gateway's own users have it whatever peers do.
 const (
 	searchesAtOnce   = 4
+	searchesOfPeers  = 3
 	searchesOfCaller = 2
 	searchPatience   = 2 * time.Second
 )
+
+// Asker is on whose account a search runs.
+type Asker struct {
+	Peer uuid.UUID // zero: one of this gateway's own users asks
+	User uuid.UUID // the one who asks, or whom the peer's grant speaks for
+}
+
+// accounts are what the search counts against. A user's own searches are counted apart from those that peers make on
+// their behalf: the user does not pay for them.
+func (a Asker) accounts() []string {
+	if a.Peer == uuid.Nil {
+		return []string{"user:" + a.User.String()}
+	}
+	return []string{"subject:" + a.User.String(), "peer:" + a.Peer.String()}
+}
 
 // Embedder turns a query into a vector.
 type Embedder interface {
@@ -70,13 +88,14 @@ type Searcher struct {
 	embedder Embedder
 
 	slots   chan struct{}
+	peers   chan struct{} // those of slots that peers may have
 	mu      sync.Mutex
 	callers map[string]*callerSlots
 }
 
 // NewSearcher returns a Searcher.
 func NewSearcher(e Embedder) *Searcher {
-	return &Searcher{embedder: e, slots: make(chan struct{}, searchesAtOnce), callers: map[string]*callerSlots{}}
+	return &Searcher{embedder: e, slots: make(chan struct{}, searchesAtOnce), peers: make(chan struct{}, searchesOfPeers), callers: map[string]*callerSlots{}}
 }
 
 // Prepared is a search that can run.
@@ -115,13 +134,22 @@ func (s *Searcher) Prepare(ctx context.Context, r scope.Resource, q resource.Sea
 	return p, nil
 }
 
-// Run finds, when it is this search's turn.
-func (s *Searcher) Run(ctx context.Context, caller string, find func() (Found, error)) (Found, error) {
-	own, leave := s.enter(caller)
-	defer leave()
+// Run finds, when it is this search's turn. Whoever waits does so behind their own searches first, and holds a place
+// that others want only when they have all before it.
+func (s *Searcher) Run(ctx context.Context, a Asker, find func() (Found, error)) (Found, error) {
+	turns := make([]chan struct{}, 0, 4)
+	for _, account := range a.accounts() {
+		own, leave := s.enter(account)
+		defer leave()
+		turns = append(turns, own)
+	}
+	if a.Peer != uuid.Nil {
+		turns = append(turns, s.peers)
+	}
+	turns = append(turns, s.slots)
 	patience, cancel := context.WithTimeout(ctx, searchPatience)
 	defer cancel()
-	for _, turn := range []chan struct{}{own, s.slots} {
+	for _, turn := range turns {
 		select {
 		case turn <- struct{}{}:
 			defer func() { <-turn }()
@@ -237,7 +265,7 @@ func (s *Service) Search(ctx context.Context, c Caller, q SearchRequest) (Answer
 		if r.most > 0 && r.most < p.Rows {
 			p.Limit, p.Rows, p.Capped = r.most, r.most, true
 		}
-		found, err := s.Searcher.Run(ctx, grantKey(plan.GrantID), func() (Found, error) {
+		found, err := s.Searcher.Run(ctx, Asker{Peer: plan.PeerID, User: plan.UserID}, func() (Found, error) {
 			return s.Store.Search(ctx, SearchQuery{Check: r.check(), Filter: plan.Scope.Filter(kind), Lookup: p.Lookup})
 		})
 		if err != nil {
@@ -247,5 +275,3 @@ func (s *Service) Search(ctx context.Context, c Caller, q SearchRequest) (Answer
 		return answer{body: body, rows: found.Count}, err
 	})
 }
-
-func grantKey(id uuid.UUID) string { return "grant:" + id.String() }

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/fault"
@@ -187,7 +190,7 @@ func TestFewSearchesRunAtOnce(t *testing.T) {
 		store := &searched{wait: make(chan struct{})}
 		searcher := NewSearcher(&payPerUse{})
 		errs := make(chan error, 100)
-		run := func(caller string, n int) {
+		run := func(caller Asker, n int) {
 			for range n {
 				go func() {
 					_, err := searcher.Run(context.Background(), caller, func() (Found, error) { return store.Search(context.Background(), SearchQuery{}) })
@@ -195,13 +198,14 @@ func TestFewSearchesRunAtOnce(t *testing.T) {
 				}()
 			}
 		}
-		run("a", 5)
+		a, b, c := Asker{User: uuid.New()}, Asker{User: uuid.New()}, Asker{User: uuid.New()}
+		run(a, 5)
 		synctest.Wait()
 		if n := store.now.Load(); n != searchesOfCaller {
 			t.Errorf("%d searches of one caller at once, want %d", n, searchesOfCaller)
 		}
-		run("b", 2)
-		run("c", 2)
+		run(b, 2)
+		run(c, 2)
 		synctest.Wait()
 		if n := store.now.Load(); n != searchesAtOnce {
 			t.Errorf("%d searches at once, want %d", n, searchesAtOnce)
@@ -222,9 +226,54 @@ func TestFewSearchesRunAtOnce(t *testing.T) {
 		if len(searcher.callers) != 0 {
 			t.Errorf("%d callers are kept", len(searcher.callers))
 		}
-		run("a", 1)
+		run(a, 1)
 		if err := <-errs; err != nil {
 			t.Errorf("when nobody searches: %v", err)
+		}
+	})
+}
+
+// TestPeersLeaveAPlaceToTheGatewaysOwnUsers: however many grants they have, and for however many users.
+func TestPeersLeaveAPlaceToTheGatewaysOwnUsers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &searched{wait: make(chan struct{})}
+		searcher := NewSearcher(&payPerUse{})
+		var done sync.WaitGroup
+		run := func(a Asker) {
+			done.Go(func() {
+				_, _ = searcher.Run(context.Background(), a, func() (Found, error) { return store.Search(context.Background(), SearchQuery{}) })
+			})
+		}
+		expect := func(n int64, who string) {
+			t.Helper()
+			synctest.Wait()
+			if got := store.now.Load(); got != n {
+				t.Errorf("%s: %d searches at once, want %d", who, got, n)
+			}
+		}
+		peer, other, third, ada := uuid.New(), uuid.New(), uuid.New(), uuid.New()
+		for range 3 { // three grants of one peer
+			run(Asker{Peer: peer, User: uuid.New()})
+		}
+		expect(2, "one peer")
+		run(Asker{Peer: other, User: ada})
+		run(Asker{Peer: other, User: ada})
+		expect(3, "two peers")
+		run(Asker{User: ada})
+		expect(4, "a user of this gateway")
+		close(store.wait)
+		done.Wait()
+
+		store.wait = make(chan struct{})
+		for _, p := range []uuid.UUID{peer, other, third} { // three peers that speak for one user
+			run(Asker{Peer: p, User: ada})
+		}
+		expect(2, "for one user")
+		close(store.wait)
+		done.Wait()
+		if len(searcher.callers) != 0 {
+			t.Errorf("%d callers are kept", len(searcher.callers))
 		}
 	})
 }

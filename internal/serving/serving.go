@@ -23,6 +23,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/identity"
 	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
 )
 
@@ -285,6 +286,9 @@ func (r *run) carry(ctx context.Context, work func(p Plan) (answer, error)) (out
 	if mistake := r.caller.Mistake; mistake != nil {
 		work = func(Plan) (answer, error) { return answer{}, s.authorizedError(ctx, r.check(), mistake) }
 	}
+	if resource.Verb(r.verb).ReadsRows() {
+		work = r.budgeted(ctx, work)
+	}
 	if s.Coming != nil {
 		s.Coming(1)
 		defer s.Coming(-1)
@@ -434,7 +438,7 @@ func (s *Service) TurnedAway(c Caller, verb, res string, err error) {
 // pays reports whether a request that ended like this spends from its limits. A caller that may not ask is told why
 // and spends nothing, and nor does one whose request failed by a mistake of ours.
 func (r *run) pays(err error) bool {
-	if err == nil {
+	if err == nil || errors.Is(err, ErrRowBudgetSpent) {
 		return true
 	}
 	switch fault.From(err).Kind {
