@@ -120,3 +120,64 @@ func TestAFloodOfAddressesIsBoundedAndCounted(t *testing.T) {
 		}
 	})
 }
+
+// TestAMinuteIsWrittenWhenItHasEnded, and not in two rows.
+func TestAMinuteIsWrittenWhenItHasEnded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, r, stop := aggregating(t)
+		defer stop()
+		time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
+		a.Note(guess("192.0.2.1", "token_invalid"))
+		time.Sleep(50 * time.Second)
+		synctest.Wait()
+		if n := r.written(); n != 0 {
+			t.Errorf("%d rows of a minute that goes on", n)
+		}
+		a.Note(guess("192.0.2.2", "token_invalid"))
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if n, counts := r.written(), r.counts(); n != 1 || counts["192.0.2.0/24 token_invalid"] != 2 {
+			t.Errorf("%d rows: %v", n, counts)
+		}
+	})
+}
+
+// crowded is a store that is away, and while it says so, others are refused and take the room.
+type crowded struct {
+	recorder
+	meanwhile func()
+	once      sync.Once
+}
+
+func (c *crowded) Record(ctx context.Context, e audit.Event) error {
+	c.once.Do(c.meanwhile)
+	return c.recorder.Record(ctx, e)
+}
+
+// TestARowWithoutRoomIsCountedUnderOneAddress: what could not be written comes back to a table that is full.
+func TestARowWithoutRoomIsCountedUnderOneAddress(t *testing.T) {
+	t.Parallel()
+	c := &crowded{recorder: recorder{down: true}}
+	now := time.Now()
+	a := audit.NewAggregator(c, slog.New(slog.DiscardHandler), func() time.Time { return now })
+	for i := range 3 {
+		for range 5 {
+			a.Note(guess(fmt.Sprintf("192.0.%d.1", i), "token_invalid"))
+		}
+	}
+	c.meanwhile = func() {
+		for i := range 2048 {
+			a.Note(guess(fmt.Sprintf("10.%d.%d.1", i/256, i%256), "other"))
+		}
+	}
+	a.Flush(t.Context())
+	c.mu.Lock()
+	c.down = false
+	c.mu.Unlock()
+	a.Flush(t.Context())
+	counts := c.counts()
+	if counts["many token_invalid"] != 15 || counts["192.0.0.0/24 token_invalid"]+counts["192.0.1.0/24 token_invalid"]+counts["192.0.2.0/24 token_invalid"] != 0 {
+		t.Errorf("%d of 15 under one address, %d addresses in all", counts["many token_invalid"], len(counts))
+	}
+}

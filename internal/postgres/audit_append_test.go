@@ -252,3 +252,25 @@ func TestAPeersStateDoesNotHoldItsRowsUp(t *testing.T) {
 		t.Errorf("the row of a peer that is being suspended took %s and names it: %t", took, named)
 	}
 }
+
+// TestABatchThatWasNeverSentIsNotInDoubt: a connection that was gone before has carried nothing, one that is lost on the
+// way may have carried all.
+func TestABatchThatWasNeverSentIsNotInDoubt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acquired, err := w.pool.Acquire(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := acquired.Hijack()
+	if _, err := conn.Exec(w.ctx, `SELECT pg_terminate_backend(pg_backend_pid())`); !errors.Is(postgres.AppendError(err), audit.ErrInDoubt) {
+		t.Errorf("a connection that is lost on the way: %v", err)
+	}
+	if err := conn.Close(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.PgConn().CopyFrom(w.ctx, strings.NewReader(""), `COPY federation_audit_log FROM STDIN`)
+	if err = postgres.AppendError(err); err == nil || errors.Is(err, audit.ErrInDoubt) || errors.Is(err, audit.ErrRefused) {
+		t.Errorf("a connection that was closed: %v", err)
+	}
+}

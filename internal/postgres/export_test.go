@@ -12,3 +12,6 @@ func SearchSQL(l serving.Lookup) string {
 	sql, _ := peerSearch(q)
 	return sql
 }
+
+// AppendError sorts what can become of a batch.
+func AppendError(err error) error { return appendError(err) }
