@@ -31,7 +31,7 @@ func network(address string) string {
 	if a = a.Unmap(); a.Is4() {
 		return a.String()
 	}
-	prefix, err := a.WithZone("").Prefix(64)
+	prefix, err := a.Prefix(64) // which leaves the zone out
 	if err != nil {
 		return address
 	}
