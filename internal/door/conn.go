@@ -26,6 +26,8 @@ type Conn struct {
 	turnedAway atomic.Bool
 	read       atomic.Int64
 	allowed    atomic.Int64
+	asked      atomic.Int64 // requests
+	abandoned  atomic.Int64 // of these, how many the client reset before they were answered
 	out        together
 	closed     sync.Once
 	closeErr   error
@@ -70,6 +72,15 @@ func (c *Conn) Write(b []byte) (int, error) {
 		defer func() { c.door.compute <- struct{}{} }()
 	}
 	return c.out.write(c.Conn, b)
+}
+
+// abandon notes that the client did not wait for an answer. Some do that now and then; a connection on which it is
+// the rule makes work and takes nothing (CVE-2023-44487).
+func (c *Conn) abandon() {
+	most := int64(c.door.Abandoned)
+	if n := c.abandoned.Add(1); most > 0 && n > most && n > c.asked.Load()/2 {
+		c.door.refuse(c, Flood)
+	}
 }
 
 // Close may be called by many; one of them leaves.

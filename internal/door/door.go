@@ -30,6 +30,7 @@ type Bounds struct {
 	Failures          int           // failed handshakes of one address in a minute; then it is closed before TLS work
 	Handshake         time.Duration // PROXY header and TLS handshake together
 	Lifetime          time.Duration // after it a connection is asked to end with its next answer
+	Abandoned         int           // requests of a connection that its client reset, before it has to go; if they are most of them
 	BytesPerRequest   int64         // what a connection may send for each of its requests, control frames and all
 }
 
@@ -250,9 +251,9 @@ func (l *Listener) handshakeFailed(c *Conn, err error) {
 
 // refuse closes a connection, and tells why.
 func (l *Listener) refuse(c *Conn, reason Reason) {
-	c.turnedAway.Store(true)
+	again := c.turnedAway.Swap(true)
 	_ = c.Close()
-	if l.Refused != nil {
+	if l.Refused != nil && !again {
 		l.Refused(c.who.Load().addr, reason)
 	}
 }

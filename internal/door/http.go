@@ -37,13 +37,18 @@ func (l *Listener) Guard(s *http.Server) {
 	}
 	next := s.Handler
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, _ := r.Context().Value(connKey{}).(*Conn); c != nil {
+		c, _ := r.Context().Value(connKey{}).(*Conn)
+		if c != nil {
+			c.asked.Add(1)
 			c.allowed.Add(l.BytesPerRequest)
 			if l.Lifetime > 0 && time.Since(c.born) > l.Lifetime {
 				w.Header().Set("Connection", "close")
 			}
 		}
 		next.ServeHTTP(w, r)
+		if c != nil && r.Context().Err() != nil {
+			c.abandon()
+		}
 	})
 }
 

@@ -17,7 +17,7 @@ const (
 	HolderFull      Reason = "holder_full"      // its certificate, or its address, has as many connections as it may
 	ListenerFull    Reason = "listener_full"
 	CrowdedOut      Reason = "crowded_out" // it was idle the longest when room was needed
-	Flood           Reason = "flood"       // it sent more than its requests account for
+	Flood           Reason = "flood"       // it sent more than its requests account for, or reset most of them
 	ProxyHeader     Reason = "proxy_header"
 	Silent          Reason = "silent" // sent nothing
 	Timeout         Reason = "timeout"

@@ -41,7 +41,7 @@ const (
 	maxIdentities     = 10_000
 	// What one certificate may have under way. More waits; who waits for longer than this is told to slow down.
 	maxUnderWay  = 128
-	waitForPlace = 5 * time.Second
+	waitForPlace = 3 * time.Second // less than a statement may take, so that who waits is told before those in front end
 	// What one certificate may leave unread: its next requests are refused until it has read on.
 	maxUnread = 32 << 20
 	// A request goes on without its client for at most this long. What it sends has to be here before, within its own
@@ -55,7 +55,7 @@ const (
 func Bounds() door.Bounds {
 	return door.Bounds{
 		Pending: 2048, PendingPerAddress: 512, Held: 8192, HeldPerHolder: 512, Failures: 30,
-		Handshake: 5 * time.Second, Lifetime: time.Hour, BytesPerRequest: 128 << 10,
+		Handshake: 5 * time.Second, Lifetime: time.Hour, Abandoned: 100, BytesPerRequest: 128 << 10,
 	}
 }
 
