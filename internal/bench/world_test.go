@@ -26,6 +26,7 @@ import (
 
 	"github.com/mosaicstack/gateway/internal/cli"
 	"github.com/mosaicstack/gateway/internal/daemon"
+	"github.com/mosaicstack/gateway/internal/embed"
 )
 
 // gatewayRole is the product, as `mosaic gateway dev` runs it.
@@ -211,7 +212,8 @@ func (w *world) federation() string {
 
 // fill brings the table to so many rows, spread over people and teams; a fiftieth belongs to the user of the
 // benchmark and a fiftieth to each of the two teams. The server makes them, and neither triggers nor foreign keys
-// run for each: doc is what the trigger would write.
+// run for each: doc is what the trigger would write, and what search needs is as large as it would be, so that no
+// job is left to do.
 func (w *world) fill(rows int) {
 	w.b.Helper()
 	const people = 48
@@ -230,6 +232,8 @@ func (w *world) fill(rows int) {
 			WITH had AS MATERIALIZED (SELECT count(*) AS rows FROM tasks),
 			people AS MATERIALIZED (SELECT array_agg(id ORDER BY id) AS ids FROM users WHERE id <> $2),
 			groups AS MATERIALIZED (SELECT array_agg(id ORDER BY id) AS ids FROM teams WHERE id <> $3 AND id <> $4),
+			words AS MATERIALIZED (SELECT search_vector('Task number 123456 of the benchmark',
+				'What there is to be done, in a sentence or two of the usual length: ' || md5('') || ', and then some more.', '', '{}') AS search),
 			made AS (
 				SELECT gen_random_uuid() AS id,
 					CASE WHEN n % 50 = 0 THEN $2::uuid ELSE people.ids[1 + n % $5::bigint] END AS owner_id,
@@ -239,10 +243,10 @@ func (w *world) fill(rows int) {
 					'open' AS status,
 					timestamptz '2026-01-01' + n * interval '1.000137 seconds' AS at
 				FROM had, people, groups, generate_series(had.rows + 1, $1::bigint) n)
-			INSERT INTO tasks (id, owner_id, team_id, title, body, status, created_at, updated_at, doc)
-			SELECT id, owner_id, team_id, title, body, status, at, at, (SELECT row_to_json(d)::text FROM (SELECT m.id, m.owner_id, m.team_id, m.title, m.body, m.status,
+			INSERT INTO tasks (id, owner_id, team_id, title, body, status, created_at, updated_at, embedding_model, search, doc)
+			SELECT id, owner_id, team_id, title, body, status, at, at, $6, words.search, (SELECT row_to_json(d)::text FROM (SELECT m.id, m.owner_id, m.team_id, m.title, m.body, m.status,
 				wire_time(m.at) AS created_at, wire_time(m.at) AS updated_at) d)
-			FROM made m`, rows, w.owner, w.teams[0], w.teams[1], people)
+			FROM made m, words`, rows, w.owner, w.teams[0], w.teams[1], people, embed.HashModel)
 		return err
 	})
 	if err != nil {
@@ -254,4 +258,19 @@ func (w *world) fill(rows int) {
 			w.b.Fatal(err)
 		}
 	}
+	w.settle()
+}
+
+// settle waits until neither the gateway nor its database has anything to do of its own.
+func (w *world) settle() {
+	w.b.Helper()
+	server := postmaster(w.dataDir())
+	for range 120 {
+		before := spent(w.gateway.pid) + spent(server)
+		time.Sleep(500 * time.Millisecond)
+		if spent(w.gateway.pid)+spent(server)-before < 30*time.Millisecond {
+			return
+		}
+	}
+	w.b.Fatal("the gateway is busy with something else")
 }

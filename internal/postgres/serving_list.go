@@ -88,9 +88,10 @@ func padded(teams int) int {
 	return n
 }
 
-// bound rounds the number of rows up to one of few. It stands in the branches of the statement as a number, because a
-// plan without one would be taken for so dear, in a large table, that the server plans each execution anew: four times
-// the work of reading the page. A branch is read no further than the page needs, whatever its own bound.
+// bound rounds the number of rows up to one of few. It stands in the branches of the statement as a number: without one,
+// where few users own a large table, the planner takes a plan that fits all parameters for so dear that it plans each
+// execution anew, which is four times the work of reading the page. A branch is read no further than the page needs,
+// whatever its own bound.
 func bound(rows int) int {
 	n := 64
 	for n < rows {
