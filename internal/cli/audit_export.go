@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -198,10 +199,10 @@ func (a *app) verifierKey(cmd *cobra.Command, value string) (string, error) {
 	if value == "" || audit.IsKey(value) {
 		return value, nil
 	}
-	text, err := a.read(cmd, "--key", value, maxAnswerBytes)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(value); value != "-" && errors.Is(err, fs.ErrNotExist) {
 		return "", audit.ErrKey.With("--key is neither a key nor a file that is there")
 	}
+	text, err := a.read(cmd, "--key", value, maxAnswerBytes)
 	if err != nil {
 		return "", err
 	}

@@ -99,7 +99,7 @@ func unreadable(name string, err error) error {
 	if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
 		err = pe.Err
 	}
-	return errFileUnreadable.With("%s cannot be read: %s", name, err).Because(err)
+	return errFileUnreadable.With("%s cannot be read: %s", name, err)
 }
 
 // secretSource says where a secret is. Its value is -, @FILE, FILE or the secret itself.
