@@ -9,7 +9,9 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mosaicstack/gateway/internal/account"
@@ -55,7 +57,11 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) keeper() *upkeep.Keeper {
-	return upkeep.New(upkeep.Config{Store: &postgres.Upkeep{DB: postgres.New(w.pool)}, CA: w.ca, Log: slog.New(slog.DiscardHandler)})
+	// What a removal is signed with is shown in postgres; here it only has to be there.
+	removal := func(_ context.Context, before time.Time, _ uuid.UUID) (string, error) {
+		return before.Format(time.RFC3339), nil
+	}
+	return upkeep.New(upkeep.Config{Store: &postgres.Upkeep{DB: postgres.New(w.pool), Removal: removal}, CA: w.ca, Log: slog.New(slog.DiscardHandler)})
 }
 
 func (w *world) exec(sql string, args ...any) {
