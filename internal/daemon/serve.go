@@ -59,6 +59,9 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	if c.Tier != config.Federated {
+		return errTier
+	}
 	if c.Name, err = peer.ParseName(c.Name); err != nil {
 		return err
 	}
@@ -136,6 +139,11 @@ func (r *replica) open() error {
 	r.stack.add("admin socket", ignoreClosed(r.socket.Close))
 	r.metricsURL, err = serveMetrics(r.settings.MetricsListen, defaultMetrics, r.metrics, r.log, r.stack)
 	return err
+}
+
+var errTier = &fault.Fault{
+	Kind: fault.Invalid, Code: "tier_unsupported", Detail: "this version serves the federated tier only",
+	Hint: "set MOSAIC_TIER=federated, or run mosaic gateway dev",
 }
 
 var errSocketDir = &fault.Fault{
