@@ -85,8 +85,8 @@ func BenchmarkLimit(b *testing.B) {
 			n    int
 			take func(context.Context) error
 		}{
-			{"memory", 200_000, local(bucket)},
-			{"memory,peer", 200_000, local(bucket, peer)},
+			{"memory", 100_000, local(bucket)},
+			{"memory,peer", 100_000, local(bucket, peer)},
 			{"valkey", 20_000, script(bucket)},
 			{"valkey,peer", 20_000, script(bucket, peer)},
 			{"valkey,compare-and-swap", 20_000, library(b, server)},
