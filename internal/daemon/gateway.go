@@ -308,15 +308,7 @@ type localRows struct {
 
 // Search implements querying.Local.
 func (l localRows) Search(ctx context.Context, res scope.Resource, user uuid.UUID, q resource.SearchRequest) ([]byte, error) {
-	p, err := l.searcher.Prepare(ctx, res, q, page.MaxLimit)
-	if err != nil {
-		return nil, err
-	}
-	found, err := l.searcher.Run(ctx, serving.Asker{User: user}, func() (serving.Found, error) { return l.store.Search(ctx, user, p.Lookup) })
-	if err != nil {
-		return nil, err
-	}
-	return p.Body(found)
+	return l.searcher.Own(ctx, user, res, q, l.store.Search)
 }
 
 // Rows implements querying.Local.

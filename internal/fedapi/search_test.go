@@ -2,7 +2,6 @@ package fedapi_test
 
 import (
 	"encoding/json"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -16,26 +15,10 @@ import (
 
 const searchTasks = fedapi.Base + "/resources/tasks/search"
 
-// post sends a body; the headers are pairs.
+// post sends JSON; the headers are pairs.
 func (g *gateway) post(c *http.Client, path, body string, headers ...string) answer {
 	g.t.Helper()
-	req, err := http.NewRequestWithContext(g.t.Context(), http.MethodPost, "https://"+g.addr+path, strings.NewReader(body))
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	var a answer
-	if a.Response, err = c.Do(req); err != nil {
-		g.t.Fatal(err)
-	}
-	defer func() { _ = a.Response.Body.Close() }()
-	if a.body, err = io.ReadAll(a.Response.Body); err != nil {
-		g.t.Fatal(err)
-	}
-	return a
+	return g.send(c, http.MethodPost, path, strings.NewReader(body), append([]string{"Content-Type", "application/json"}, headers...)...)
 }
 
 func TestASearchIsAnsweredAndOnRecord(t *testing.T) {

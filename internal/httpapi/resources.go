@@ -24,7 +24,6 @@ import (
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
-	"github.com/mosaicstack/gateway/internal/serving"
 )
 
 const (
@@ -174,15 +173,7 @@ func (a *api) searchRows(ctx context.Context, name string, doc []byte) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.Searcher.Prepare(ctx, res, q, page.MaxLimit)
-	if err != nil {
-		return nil, err
-	}
-	found, err := a.Searcher.Run(ctx, serving.Asker{User: user}, func() (serving.Found, error) { return a.Resources.Search(ctx, user, p.Lookup) })
-	if err != nil {
-		return nil, err
-	}
-	return p.Body(found)
+	return a.Searcher.Own(ctx, user, res, q, a.Resources.Search)
 }
 
 // rowsOf is whose rows of what a request is about.

@@ -10,8 +10,11 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 
+	"github.com/google/uuid"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/mosaicstack/gateway/internal/fault"
@@ -89,16 +92,11 @@ func (s *session) sources(ctx context.Context, _ *mcp.CallToolRequest, _ sources
 		return nil, sourcesOut{}, told(err)
 	}
 	out := sourcesOut{Sources: make([]sourceInfo, len(names))}
-	done := make(chan struct{})
+	var wg sync.WaitGroup
 	for i, name := range names {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			out.Sources[i] = s.source(ctx, name)
-		}()
+		wg.Go(func() { out.Sources[i] = s.source(ctx, name) })
 	}
-	for range names {
-		<-done
-	}
+	wg.Wait()
 	return nil, out, nil
 }
 
@@ -180,7 +178,7 @@ func (s *session) search(ctx context.Context, _ *mcp.CallToolRequest, in searchI
 func (s *session) from(names []string) (querying.Sources, error) {
 	if len(names) == 0 {
 		from, err := querying.ParseSources(querying.AllPeers, "")
-		from.Local = s.caller.UserID != [16]byte{}
+		from.Local = s.caller.UserID != uuid.Nil
 		return from, err
 	}
 	return querying.ParseSources(strings.Join(names, ","), "")
@@ -268,6 +266,5 @@ func number(n int) string {
 	if n == 0 {
 		return ""
 	}
-	b, _ := json.Marshal(n) // an int always marshals
-	return string(b)
+	return strconv.Itoa(n)
 }

@@ -25,7 +25,7 @@ func (s *Service) Capabilities(ctx context.Context, c Caller, peerRef string) (j
 	r := &run{s: s, caller: c, verb: resource.Capabilities, query: []byte(resource.Capabilities), started: s.Now()}
 	var out json.RawMessage
 	err := r.do(ctx, peerRef, func() (Call, error) {
-		return Call{Method: http.MethodGet, Path: "/federation/v1/capabilities", Repeatable: true}, nil
+		return Call{Method: http.MethodGet, Path: apiBase + "capabilities", Repeatable: true}, nil
 	}, func(a Answer) (rows int, err error) {
 		top, err := document(a.Body)
 		if err != nil {

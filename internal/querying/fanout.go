@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -236,7 +237,7 @@ func (s *Service) localFetch(c Caller, kind scope.Resource, since time.Time) fet
 // peerFetch asks a peer for a page, as a query of its own with its own audit row.
 func (s *Service) peerFetch(c Caller, kind scope.Resource, since, name string) fetchFunc {
 	return func(ctx context.Context, at position, rows int) (fetched, error) {
-		p, err := s.List(ctx, c, name, string(kind), ListParams{Limit: itoa(rows), Cursor: at.Cursor, UpdatedSince: since})
+		p, err := s.List(ctx, c, name, string(kind), ListParams{Limit: strconv.Itoa(rows), Cursor: at.Cursor, UpdatedSince: since})
 		if err != nil {
 			return fetched{}, err
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -220,8 +219,6 @@ func keyOf(row json.RawMessage) (sortKey, error) {
 	}
 	return sortKey{at: r.UpdatedAt.UTC(), id: *r.ID}, nil
 }
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 // fanoutBinding ties a cursor to the user and to the question.
 func fanoutBinding(c Caller, kind scope.Resource, since string) string {

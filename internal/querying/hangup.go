@@ -30,7 +30,7 @@ func (s *Service) HangUp(ctx context.Context, c Caller, held []Credential) []Hun
 	for i, credential := range held {
 		wg.Go(func() {
 			r := &run{s: s, caller: c, verb: VerbHangUp, query: []byte(VerbHangUp), started: s.Now(), credential: credential}
-			_, err := r.ask(ctx, func() (Call, error) { return Call{Method: http.MethodPost, Path: "/federation/v1/hangup"}, nil })
+			_, err := r.ask(ctx, func() (Call, error) { return Call{Method: http.MethodPost, Path: apiBase + "hangup"}, nil })
 			if err = r.record(ctx, err, 0, 0); errors.Is(err, ErrDenied) {
 				err = nil // it lets this certificate do nothing, so there is nothing to give back
 			}

@@ -22,7 +22,8 @@ import (
 const DefaultTimeout = 5 * time.Second
 
 const (
-	apiPath     = "/federation/v1/resources/"
+	apiBase     = "/federation/v1/"
+	apiPath     = apiBase + "resources/"
 	recordLimit = 5 * time.Second // for the audit record of a query whose caller has gone
 	maxCursor   = 2048            // characters of a peer's cursor
 )

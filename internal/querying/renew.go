@@ -28,7 +28,7 @@ const (
 )
 
 const (
-	renewPath      = "/federation/v1/certificate/renew"
+	renewPath      = apiBase + "certificate/renew"
 	renewWithin    = 20 * time.Second // the peer's CA may take its 15 s
 	renewalsAtOnce = 8
 	renewalLease   = 30 * time.Second // other replicas leave a credential alone for so long

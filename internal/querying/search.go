@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/mosaicstack/gateway/internal/resource"
+	"github.com/mosaicstack/gateway/internal/scope"
 )
 
 const maxModel = 200 // characters of a model's name
@@ -25,21 +26,29 @@ type SearchInfo struct {
 //
 // Errors: search_invalid, search_mode_unsupported, and those of List.
 func (s *Service) Search(ctx context.Context, c Caller, peerRef, res string, body []byte) (Page, error) {
-	kind, err := resource.Parse(res)
+	kind, q, err := parseSearch(res, body)
 	if err != nil {
 		return Page{}, err
 	}
-	q, err := resource.ParseSearch(body)
-	if err == nil {
+	return s.searchPeer(ctx, c, peerRef, kind, q)
+}
+
+// parseSearch reads what is to be searched, and refuses a mode that the resource does not have.
+func parseSearch(res string, body []byte) (kind scope.Resource, q resource.SearchRequest, err error) {
+	if kind, err = resource.Parse(res); err != nil {
+		return kind, q, err
+	}
+	if q, err = resource.ParseSearch(body); err == nil {
 		_, err = q.ModeFor(kind)
 	}
-	if err != nil {
-		return Page{}, err
-	}
+	return kind, q, err
+}
+
+func (s *Service) searchPeer(ctx context.Context, c Caller, peerRef string, kind scope.Resource, q resource.SearchRequest) (Page, error) {
 	query := []byte(string(kind) + "\x00" + string(q.Mode) + "\x00" + q.Query)
 	r := &run{s: s, caller: c, verb: resource.Search, resource: string(kind), query: query, started: s.Now()}
 	var out Page
-	err = r.do(ctx, peerRef, func() (Call, error) { return r.search(q) }, func(a Answer) (rows int, err error) {
+	err := r.do(ctx, peerRef, func() (Call, error) { return r.search(q) }, func(a Answer) (rows int, err error) {
 		out, err = readFound(a.Body, r.credential.Peer.Name)
 		return len(out.Data), err
 	})

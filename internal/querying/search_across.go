@@ -28,14 +28,7 @@ type hit struct {
 //
 // Errors: resource_unknown, search_invalid, search_mode_unsupported, audit_unavailable.
 func (s *Service) SearchAcross(ctx context.Context, c Caller, res string, from Sources, body []byte) (Page, error) {
-	kind, err := resource.Parse(res)
-	if err != nil {
-		return Page{}, err
-	}
-	q, err := resource.ParseSearch(body)
-	if err == nil {
-		_, err = q.ModeFor(kind)
-	}
+	kind, q, err := parseSearch(res, body)
 	if err != nil {
 		return Page{}, err
 	}
@@ -50,7 +43,7 @@ func (s *Service) SearchAcross(ctx context.Context, c Caller, res string, from S
 			if p.Source == LocalSource {
 				found[i], failed[i] = s.searchLocal(ctx, c, kind, q)
 			} else {
-				found[i], failed[i] = s.Search(ctx, c, p.Source, res, body)
+				found[i], failed[i] = s.searchPeer(ctx, c, p.Source, kind, q)
 			}
 		})
 	}
