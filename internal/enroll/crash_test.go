@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -49,6 +50,9 @@ type outcome struct {
 	Serial, Code string
 }
 
+// childName is what the server knows a child by.
+const childName = "child"
+
 // child redeems one token as a gateway would, in a process that ends itself at the ordered step.
 func child() int {
 	var o order
@@ -60,6 +64,7 @@ func child() int {
 	if err != nil {
 		return 4
 	}
+	conf.ConnConfig.RuntimeParams["application_name"] = childName
 	pool, err := pgxpool.NewWithConfig(ctx, conf)
 	if err != nil {
 		return 5
@@ -128,9 +133,12 @@ func (w *world) redeemIn(o order, killAfter time.Duration) (outcome, bool) {
 	return out, false
 }
 
-// letTimePass ends every lease, as half a minute would.
+// letTimePass ends every lease, as half a minute would. The server is done by then with what a killed child has sent.
 func (w *world) letTimePass() {
 	w.t.Helper()
+	for len(w.texts(`SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND application_name = '`+childName+`'`)) > 0 {
+		runtime.Gosched()
+	}
 	for _, sql := range []string{
 		`UPDATE federation_enrollment_tokens SET claim_lease_until = now() WHERE claim_lease_until > now()`,
 		`UPDATE federation_sign_attempts SET lease_until = now() WHERE lease_until > now()`,

@@ -110,7 +110,7 @@ type Activation struct {
 	RequestHash     [32]byte
 	IdempotencyHash []byte
 	Identity        identity.Identity
-	Answer          []byte
+	Answer          []byte // to give again; nil without a key, as nobody can ask for it
 	Act             audit.Act
 }
 
@@ -258,9 +258,11 @@ func (s *Service) redeem(ctx context.Context, r Request) (Issued, error) {
 		return Issued{}, s.giveBack(ctx, claim, signed, err)
 	}
 	s.step("verified")
-	answer, err := json.Marshal(issued)
-	if err != nil {
-		return Issued{}, s.giveBack(ctx, claim, signed, err)
+	var answer []byte
+	if asked.idempotency != nil {
+		if answer, err = json.Marshal(issued); err != nil {
+			return Issued{}, s.giveBack(ctx, claim, signed, err)
+		}
 	}
 	err = s.Store.Activate(ctx, Activation{
 		Claim: claim, RequestHash: asked.hash, IdempotencyHash: asked.idempotency, Identity: id, Answer: answer,
@@ -352,14 +354,11 @@ func (s *Service) sign(ctx context.Context, c Claim, csr *x509.CertificateReques
 		Profile: s.Profile, GrantID: request.GrantID, UserID: request.SubjectUserID, PublicKey: csr.PublicKey,
 		Serial: request.Serial, NotBefore: request.NotBefore, NotAfter: request.NotAfter,
 	}
-	if err := identity.VerifyIssued(chain.Leaf, chain.Intermediates, roots, want, c.Now); err != nil {
-		return Issued{}, identity.Identity{}, signed, ErrMisissued.Because(err)
-	}
-	id, err := s.Profile.Parse(chain.Leaf)
+	id, root, err := identity.VerifyIssued(chain.Leaf, chain.Intermediates, roots, want, c.Now)
 	if err != nil {
 		return Issued{}, identity.Identity{}, signed, ErrMisissued.Because(err)
 	}
-	return s.issued(c.Grant, chain, rootOf(chain, roots)), id, signed, nil
+	return s.issued(c.Grant, chain, root), id, signed, nil
 }
 
 // notAfter is when the certificate ends: as asked, but within what the CA signs and never after the grant.
@@ -395,20 +394,6 @@ func document(s scope.Scope) json.RawMessage {
 		return json.RawMessage("null")
 	}
 	return doc
-}
-
-// rootOf finds the root that signed the chain's last certificate: during a rollover there are two.
-func rootOf(chain ca.Chain, roots []*x509.Certificate) *x509.Certificate {
-	last := chain.Leaf
-	if n := len(chain.Intermediates); n > 0 {
-		last = chain.Intermediates[n-1]
-	}
-	for _, root := range roots {
-		if last.CheckSignatureFrom(root) == nil {
-			return root
-		}
-	}
-	return roots[0]
 }
 
 func lifetime(seconds *int64) (time.Duration, error) {

@@ -41,30 +41,31 @@ type Want struct {
 }
 
 // VerifyIssued checks a certificate fresh from the CA before anything relies on it: the strict profile under the
-// arc we emit, the key, claims, serial and lifetime that were asked for, and a chain (RFC 5280, section 6) to one
-// of roots that is good for TLS clients at now. The error is ErrNotAsAsked with the reason.
-func VerifyIssued(leaf *x509.Certificate, intermediates, roots []*x509.Certificate, want Want, now time.Time) error {
+// arc we emit, the key, claims, serial and lifetime that were asked for, and a chain (RFC 5280, section 6) to root, one
+// of roots, that is good for TLS clients at now. The error is ErrNotAsAsked with the reason.
+func VerifyIssued(leaf *x509.Certificate, intermediates, roots []*x509.Certificate, want Want, now time.Time) (id Identity, root *x509.Certificate, err error) {
 	emitted := want.Profile
 	emitted.Arcs = emitted.Arcs[:min(1, len(emitted.Arcs))]
-	id, err := emitted.Parse(leaf)
+	id, err = emitted.Parse(leaf)
 	if err != nil {
-		return ErrNotAsAsked.With("%s", fault.From(err).Detail).Because(err)
+		return id, nil, ErrNotAsAsked.With("%s", fault.From(err).Detail).Because(err)
 	}
 	key, comparable := want.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	switch {
 	case !comparable || !key.Equal(leaf.PublicKey):
-		return ErrNotAsAsked.With("the certificate has another public key than its request")
+		return id, nil, ErrNotAsAsked.With("the certificate has another public key than its request")
 	case id.GrantID != want.GrantID:
-		return ErrNotAsAsked.With("the certificate names another grant than was asked for")
+		return id, nil, ErrNotAsAsked.With("the certificate names another grant than was asked for")
 	case id.UserID != want.UserID:
-		return ErrNotAsAsked.With("the certificate names another user than was asked for")
+		return id, nil, ErrNotAsAsked.With("the certificate names another user than was asked for")
 	case want.Serial != nil && want.Serial.Cmp(leaf.SerialNumber) != 0:
-		return ErrNotAsAsked.With("the certificate has another serial number than was recorded for it")
+		return id, nil, ErrNotAsAsked.With("the certificate has another serial number than was recorded for it")
 	}
 	if err := checkLifetime(leaf, want, now); err != nil {
-		return err
+		return id, nil, err
 	}
-	return checkChain(leaf, intermediates, roots, now)
+	root, err = checkChain(leaf, intermediates, roots, now)
+	return id, root, err
 }
 
 // checkLifetime allows the CA's backdate at the beginning, and as much at the end: a provisioner that counts the
@@ -87,9 +88,9 @@ func checkLifetime(leaf *x509.Certificate, want Want, now time.Time) error {
 	return nil
 }
 
-func checkChain(leaf *x509.Certificate, intermediates, roots []*x509.Certificate, now time.Time) error {
+func checkChain(leaf *x509.Certificate, intermediates, roots []*x509.Certificate, now time.Time) (root *x509.Certificate, err error) {
 	if len(roots) == 0 {
-		return ErrNotAsAsked.With("there is no root to check the certificate against")
+		return nil, ErrNotAsAsked.With("there is no root to check the certificate against")
 	}
 	opts := x509.VerifyOptions{
 		Roots:         pool(roots),
@@ -97,10 +98,11 @@ func checkChain(leaf *x509.Certificate, intermediates, roots []*x509.Certificate
 		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
-	if _, err := leaf.Verify(opts); err != nil {
-		return ErrNotAsAsked.With("the certificate does not chain to the pinned root").Because(err)
+	chains, err := leaf.Verify(opts)
+	if err != nil {
+		return nil, ErrNotAsAsked.With("the certificate does not chain to the pinned root").Because(err)
 	}
-	return nil
+	return chains[0][len(chains[0])-1], nil
 }
 
 func pool(certs []*x509.Certificate) *x509.CertPool {

@@ -81,7 +81,7 @@ func TestVerifyIssued(t *testing.T) {
 			if roots == nil {
 				roots = []*x509.Certificate{ca.root}
 			}
-			err = identity.VerifyIssued(leaf, []*x509.Certificate{ca.issuer}, roots, want, ca.now.Add(test.now))
+			_, _, err = identity.VerifyIssued(leaf, []*x509.Certificate{ca.issuer}, roots, want, ca.now.Add(test.now))
 			switch {
 			case test.ok && err != nil:
 				t.Error(err)
@@ -97,7 +97,7 @@ func TestVerifyIssued(t *testing.T) {
 func TestVerifyIssuedWithoutArc(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t)
-	err := identity.VerifyIssued(nil, nil, nil, identity.Want{}, ca.now)
+	_, _, err := identity.VerifyIssued(nil, nil, nil, identity.Want{}, ca.now)
 	if !errors.Is(err, identity.ErrNotAsAsked) {
 		t.Errorf("got %v", err)
 	}

@@ -18,14 +18,18 @@ func nullID(id uuid.UUID) any {
 }
 
 // insertEvent is record's statement, for transactions that send theirs in one batch.
-const insertEvent = `INSERT INTO federation_audit_log
-		(id, request_id, direction, actor, peer_id, peer_ref, peer_name, grant_id, subject_user_id,
-		 certificate_fingerprint, remote_address, verb, resource, status_code, outcome, denied_reason,
-		 detail, query_hash, rows_out, bytes_out, duration, occurrences, created_at)
-		VALUES ($1, $2, $3, $4, (SELECT id FROM federation_peers WHERE id = $5), $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-		        $17, $18, $19, $20, $21, $22, clock_timestamp())`
+const insertEvent = `INSERT INTO federation_audit_log (` + eventColumns + `) VALUES (` + eventValues + `)`
 
-// eventArgs are the arguments of insertEvent, which sets the time itself.
+// eventColumns and eventValues are for statements that write an event among other things; its arguments come first.
+const (
+	eventColumns = `id, request_id, direction, actor, peer_id, peer_ref, peer_name, grant_id, subject_user_id,
+		certificate_fingerprint, remote_address, verb, resource, status_code, outcome, denied_reason,
+		detail, query_hash, rows_out, bytes_out, duration, occurrences, created_at`
+	eventValues = `$1, $2, $3, $4, (SELECT id FROM federation_peers WHERE id = $5), $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+		$17, $18, $19, $20, $21, $22, clock_timestamp()`
+)
+
+// eventArgs are the arguments of eventValues, which sets the time itself.
 func eventArgs(e audit.Event) []any {
 	if e.ID == uuid.Nil {
 		e.ID = uuid.New()

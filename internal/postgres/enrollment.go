@@ -115,88 +115,63 @@ func (e *Enrollment) View(ctx context.Context, hash [32]byte) (enroll.View, erro
 // Claim implements enroll.Store. Check, claim and the attempt's record are one statement: with SELECT-then-UPDATE two
 // holders of a leaked URL could both find it unclaimed.
 func (e *Enrollment) Claim(ctx context.Context, r enroll.ClaimRequest) (enroll.Claim, error) {
-	var claim enroll.Claim
-	err := e.inTx(ctx, "claim enrollment token", func(tx pgx.Tx) error {
-		var c enroll.Claim
-		var st standing
-		err := tx.QueryRow(ctx, takeToken, r.TokenHash[:], r.Lease, r.RequestHash[:], r.RequestID, r.Serial.String()).
-			Scan(append([]any{&c.TokenID, &c.Generation}, st.fields()...)...)
-		if notFound(err) {
-			claim, err = whyNotTaken(ctx, tx, r)
-			return err
-		} else if err != nil {
-			return err
-		}
-		if err := st.closed(); err != nil {
-			return err // rolls the claim back
-		}
-		c.Grant, c.Now, c.Serial, c.FirstOfPeer = st.grant, st.now, r.Serial, st.peer == peer.Pending
-		claim = c
-		return nil
-	})
-	return claim, err
+	c := enroll.Claim{Serial: r.Serial}
+	st := standing{grant: &c.Grant}
+	err := e.pool.QueryRow(ctx, takeToken, r.TokenHash[:], r.Lease, r.RequestHash[:], r.RequestID, r.Serial.String()).
+		Scan(append([]any{&c.TokenID, &c.Generation}, st.fields()...)...)
+	if notFound(err) {
+		return e.whyNotTaken(ctx, r)
+	} else if err != nil {
+		return enroll.Claim{}, fail(err, "claim enrollment token")
+	}
+	c.Now, c.FirstOfPeer = st.now, st.peer == peer.Pending
+	return c, nil
 }
 
 const takeToken = `WITH taken AS (
 		UPDATE federation_enrollment_tokens t
 		SET claim_generation = claim_generation + 1, claimed_at = CASE WHEN t.expires_at > now() THEN now() ELSE t.claimed_at END, claim_lease_until = now() + $2::interval,
 			claim_csr_hash = $3, claim_request_id = $4
-		WHERE token_hash = $1 AND ` + tokenAlive + ` AND (claim_lease_until IS NULL OR claim_lease_until <= now())
+		WHERE token_hash = $1 AND ` + tokenAlive + ` AND (claim_lease_until IS NULL OR claim_lease_until <= now()) AND ` + standingOpen + `
 		RETURNING id, claim_generation, grant_id),
 	attempt AS (
 		INSERT INTO federation_sign_attempts (serial, token_id, grant_id, generation, purpose, lease_until)
 		SELECT $5, id, grant_id, claim_generation, 'enroll', now() + $2::interval FROM taken)
 	SELECT taken.id, taken.claim_generation, ` + standingColumns + ` FROM taken JOIN federation_grants g ON g.id = taken.grant_id` + standingJoins
 
-// standingColumns and standingJoins read a standing beside a grant g.
+// standingColumns and standingJoins read a standing beside a grant g. standingOpen says of a token t that its standing
+// is open, by the rule of closed, to which TestOpenIsNotClosed holds it; a scalar subquery, which the planner always
+// answers by primary keys.
 const (
 	standingColumns = grantColumns + `, p.state, u.disabled_at IS NOT NULL, now()`
 	standingJoins   = ` JOIN federation_peers p ON p.id = g.peer_id JOIN users u ON u.id = g.subject_user_id `
+	standingOpen    = `(SELECT g.status IN ('pending', 'active') AND (g.expires_at IS NULL OR g.expires_at > now()) AND p.state IN ('pending', 'active')
+			AND u.disabled_at IS NULL AND (g.approved_at IS NOT NULL OR NOT g.scope->'resources' ?| ARRAY['credentials', 'api_keys'])
+		FROM federation_grants g` + standingJoins + `WHERE g.id = t.grant_id)`
 )
 
 // standing is what an enrollment stands on: the grant, its peer and its user, and the time.
 type standing struct {
-	grant        grant.Grant
+	grant        *grant.Grant
 	peer         peer.State
 	userDisabled bool
 	now          time.Time
-	gone         bool // the grant was deleted, with its peer or its user
-}
-
-// queue adds the statement that reads the standing to a batch. One that locks the grant comes after the peer was
-// locked: every transaction takes its locks in the order peer, grant.
-func (s *standing) queue(batch *pgx.Batch, grantID uuid.UUID, lock string) {
-	batch.Queue(`SELECT `+standingColumns+` FROM federation_grants g`+standingJoins+`WHERE g.id = $1 `+lock, grantID).
-		Query(func(rows pgx.Rows) error {
-			defer rows.Close()
-			if !rows.Next() {
-				s.gone = true
-				return rows.Err()
-			}
-			return rows.Scan(s.fields()...)
-		})
 }
 
 func (s *standing) fields() []any {
-	return append(grantFields(&s.grant), &s.peer, &s.userDisabled, &s.now)
-}
-
-// closed says whether the standing is not open for enrollment.
-func (s *standing) closed() error {
-	if s.gone {
-		return enroll.ErrGrantClosed
-	}
-	return closed(s.grant, s.peer, s.userDisabled, s.now)
+	return append(grantFields(s.grant), &s.peer, &s.userDisabled, &s.now)
 }
 
 // whyNotTaken explains a claim that hit no row, or finds the answer the same request got before.
-func whyNotTaken(ctx context.Context, tx pgx.Tx, r enroll.ClaimRequest) (enroll.Claim, error) {
-	s, err := readToken(ctx, tx, r.TokenHash)
+func (e *Enrollment) whyNotTaken(ctx context.Context, r enroll.ClaimRequest) (enroll.Claim, error) {
+	s, err := readToken(ctx, e.pool, r.TokenHash)
 	if err != nil {
 		return enroll.Claim{}, err
 	}
-	g, err := findGrant(ctx, tx, s.grantID, "")
-	if err != nil {
+	g, err := findGrant(ctx, e.pool, s.grantID, "")
+	if errors.Is(err, ErrGrantNotFound) {
+		return enroll.Claim{}, enroll.ErrTokenUnknown // deleted between the two reads
+	} else if err != nil {
 		return enroll.Claim{}, err
 	}
 	if s.spent && r.IdempotencyHash != nil && subtle.ConstantTimeCompare(s.idempotencyHash, r.IdempotencyHash) == 1 {
@@ -280,13 +255,12 @@ func stray(ctx context.Context, tx pgx.Tx, serial *big.Int) error {
 // Activate implements enroll.Store. Locks are taken in the order peer, grant, token, which is the order of
 // every revoke too: of a revoke and an activation one waits for the other, and neither for both.
 func (e *Enrollment) Activate(ctx context.Context, a enroll.Activation) error {
-	err := e.inTx(ctx, "activate enrollment", func(tx pgx.Tx) error { return activate(ctx, tx, a) })
+	err := e.activate(ctx, a)
 	if err == nil {
 		return nil
 	}
-	// Either the transaction is gone, and with it every trace of the certificate, which only the CA still knows; or
-	// only the news of its commit was lost, and it is as good as any. If this fails as well, the sweep finds the
-	// attempt by its serial, and a retry the answer.
+	// Either nothing was written, and only the CA knows the certificate; or only the news of its commit was lost, and it
+	// is as good as any. If this fails as well, the sweep finds the attempt by its serial, and a retry the answer.
 	recorded, released := e.release(ctx, a.Claim, []*big.Int{a.Claim.Serial})
 	switch {
 	case released != nil:
@@ -297,57 +271,76 @@ func (e *Enrollment) Activate(ctx context.Context, a enroll.Activation) error {
 	return err
 }
 
-func activate(ctx context.Context, tx pgx.Tx, a enroll.Activation) error {
-	var batch pgx.Batch
-	// Only the first enrollment of a peer writes its row; of several first ones the others find it written. All later
-	// ones share it: enrollments of one peer must not wait for each other's commits. A user is disabled or deleted
-	// under its own lock, and looked at again at every request.
-	if a.Claim.FirstOfPeer {
-		batch.Queue(`UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1
-			WHERE id = $1 AND state = 'pending'`, a.Claim.Grant.PeerID)
-	}
-	batch.Queue(`SELECT FROM federation_peers WHERE id = $1 FOR SHARE`, a.Claim.Grant.PeerID)
-	var st standing
-	st.queue(&batch, a.Claim.Grant.ID, "FOR UPDATE OF g")
-	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
-		return err
-	}
-	switch err := st.closed(); {
-	case errors.Is(err, enroll.ErrPeerSuspended), errors.Is(err, enroll.ErrSubjectDisabled):
-		return err // these pass, and the token outlives them
-	case err != nil:
-		return enroll.ErrGrantClosed.Because(err)
-	}
-	g := st.grant
+func (e *Enrollment) activate(ctx context.Context, a enroll.Activation) error {
+	id, g := a.Identity, a.Claim.Grant
 	event := a.Act.Event("enrollment.redeem")
 	event.Direction = audit.Inbound
 	event.PeerID, event.PeerName, event.GrantID, event.SubjectUserID = g.PeerID, g.Peer, g.ID, g.SubjectUserID
-	event.Fingerprint, event.StatusCode = a.Identity.Fingerprint[:], 201
-	return recordActivation(ctx, tx, a, event)
+	event.Fingerprint, event.StatusCode = id.Fingerprint[:], 201
+	// Only the first enrollment of a peer writes its row; of several first ones the others find it written. All later
+	// ones share it: enrollments of one peer must not wait for each other's commits. A user is disabled or deleted
+	// under its own lock, and looked at again at every request.
+	lock := `SHARE`
+	if a.Claim.FirstOfPeer {
+		lock = `NO KEY UPDATE`
+	}
+	args := append(eventArgs(event), a.Claim.TokenID, a.Claim.Generation, id.Serial, id.Fingerprint[:], a.IdempotencyHash, a.RequestHash[:],
+		a.Answer, id.GrantID, id.UserID, id.NotBefore, id.NotAfter)
+	var written pgconn.CommandTag
+	err := retried(func() error {
+		var batch pgx.Batch // one round trip, and one transaction
+		batch.Queue(`SELECT FROM federation_grants g JOIN federation_peers p ON p.id = g.peer_id WHERE g.id = $1 FOR `+lock+` OF p FOR UPDATE OF g`, g.ID)
+		batch.Queue(recordActivation, args...).Exec(func(tag pgconn.CommandTag) error {
+			written = tag
+			return nil
+		})
+		return fail(e.pool.SendBatch(ctx, &batch).Close(), "activate enrollment")
+	})
+	if err != nil || written.RowsAffected() == 1 {
+		return err
+	}
+	return e.whyNotActivated(ctx, g.ID)
 }
 
-// recordActivation writes everything in one round trip. Two of the statements must hit exactly one row: the one that
-// spends the token, which is what single use rests on, and the one that settles the attempt.
-func recordActivation(ctx context.Context, tx pgx.Tx, a enroll.Activation, event audit.Event) error {
-	id := a.Identity
-	var batch pgx.Batch
-	one := func(tag pgconn.CommandTag) error {
-		if tag.RowsAffected() != 1 {
-			return enroll.ErrInProgress // another claim took over, or the lease ended and the serial will be revoked
-		}
-		return nil
+// recordActivation writes everything, or nothing when the claim, the attempt or what they stand on is not what it was:
+// another claim took over, the lease ended and the serial will be revoked, or somebody closed the grant. Its snapshot
+// is taken when the peer and the grant are locked already. Single use rests on the token's own lock.
+const recordActivation = `WITH open AS (
+		SELECT FROM federation_enrollment_tokens t CROSS JOIN federation_sign_attempts a
+		WHERE t.id = $23 AND t.grant_id = $30 AND t.claim_generation = $24 AND t.spent_at IS NULL AND a.serial = $25 AND a.outcome = 'pending' AND ` + standingOpen + `
+		FOR UPDATE),
+	spent AS (
+		UPDATE federation_enrollment_tokens
+		SET spent_at = now(), spent_fingerprint = $26, idempotency_hash = $27, request_hash = $28, answer = $29, claim_lease_until = NULL
+		FROM open WHERE id = $23),
+	settled AS (UPDATE federation_sign_attempts SET outcome = 'recorded', settled_at = now() FROM open WHERE serial = $25),
+	superseded AS (
+		UPDATE federation_certificates SET revoked_at = now(), revoked_reason = 'superseded' FROM open WHERE grant_id = $30 AND revoked_at IS NULL),
+	recorded AS (
+		INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after)
+		SELECT $26, $25, $30, $31, $32, $33 FROM open),
+	activated AS (
+		UPDATE federation_grants SET status = 'active', activated_at = coalesce(activated_at, now()), updated_at = now(), version = version + 1
+		FROM open WHERE id = $30),
+	first AS (
+		UPDATE federation_peers SET state = 'active', updated_at = now(), version = version + 1 FROM open WHERE id = $5 AND state = 'pending')
+	INSERT INTO federation_audit_log (` + eventColumns + `) SELECT ` + eventValues + ` FROM open`
+
+// whyNotActivated explains an activation that wrote nothing. What passes is told apart, for the token outlives it.
+func (e *Enrollment) whyNotActivated(ctx context.Context, grantID uuid.UUID) error {
+	st := standing{grant: new(grant.Grant)}
+	err := e.pool.QueryRow(ctx, `SELECT `+standingColumns+` FROM federation_grants g`+standingJoins+`WHERE g.id = $1`, grantID).Scan(st.fields()...)
+	if notFound(err) {
+		return enroll.ErrGrantClosed // deleted, with its peer or its user
+	} else if err != nil {
+		return fail(err, "activate enrollment")
 	}
-	batch.Queue(`UPDATE federation_enrollment_tokens
-		SET spent_at = now(), spent_fingerprint = $3, idempotency_hash = $4, request_hash = $5, answer = $6, claim_lease_until = NULL
-		WHERE id = $1 AND claim_generation = $2 AND spent_at IS NULL`,
-		a.Claim.TokenID, a.Claim.Generation, id.Fingerprint[:], a.IdempotencyHash, a.RequestHash[:], a.Answer).Exec(one)
-	batch.Queue(`UPDATE federation_sign_attempts SET outcome = 'recorded', settled_at = now() WHERE serial = $1 AND outcome = 'pending'`, id.Serial).Exec(one)
-	batch.Queue(`UPDATE federation_certificates SET revoked_at = now(), revoked_reason = 'superseded'
-		WHERE grant_id = $1 AND revoked_at IS NULL`, id.GrantID)
-	batch.Queue(`INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after)
-		VALUES ($1, $2, $3, $4, $5, $6)`, id.Fingerprint[:], id.Serial, id.GrantID, id.UserID, id.NotBefore, id.NotAfter)
-	batch.Queue(`UPDATE federation_grants SET status = 'active', activated_at = coalesce(activated_at, now()), updated_at = now(), version = version + 1
-		WHERE id = $1`, id.GrantID)
-	batch.Queue(insertEvent, eventArgs(event)...)
-	return tx.SendBatch(ctx, &batch).Close()
+	switch err := closed(*st.grant, st.peer, st.userDisabled, st.now); {
+	case err == nil:
+		return enroll.ErrInProgress
+	case errors.Is(err, enroll.ErrPeerSuspended), errors.Is(err, enroll.ErrSubjectDisabled):
+		return err
+	default:
+		return enroll.ErrGrantClosed.Because(err)
+	}
 }

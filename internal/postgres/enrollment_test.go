@@ -57,6 +57,60 @@ func (w *world) wantClaim(what string, want *fault.Fault) {
 	}
 }
 
+// The statements and their explanations are two writings of one rule: whatever a grant stands on, either a token of it
+// is claimed and activated, or there is a reason that is none of the two races.
+func TestOpenIsNotClosed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ada := w.user("ada@example.org", account.Member)
+	g := w.pending(ada, `{"resources":["tasks","api_keys"],"max_rows_per_query":1}`, "none")
+	hash := w.token("t")
+	opened := 0
+	for _, status := range []string{"pending", "active", "revoked", "expired"} {
+		for _, state := range []string{"pending", "active", "suspended", "revoked"} {
+			for flags := range 16 {
+				over, disabled, plain, approved := flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0
+				stand := func() {
+					w.exec(`UPDATE federation_grants SET status = $1::grant_status, revoked_at = CASE WHEN $1 = 'revoked' THEN now() END,
+						expires_at = now() + CASE WHEN $2 THEN interval '0' ELSE interval '1 hour' END, approved_at = CASE WHEN $3 THEN now() END,
+						scope = jsonb_set(scope, '{resources}', CASE WHEN $4 THEN '["tasks"]' ELSE '["tasks", "api_keys"]' END::jsonb)`, status, over, approved, plain)
+					w.exec(`UPDATE federation_peers SET state = $1::peer_state, revoked_at = CASE WHEN $1 = 'revoked' THEN now() END`, state)
+					w.exec(`UPDATE users SET disabled_at = CASE WHEN $1 THEN now() END`, disabled)
+				}
+				again := func() {
+					w.exec(`DELETE FROM federation_enrollment_tokens`)
+					w.exec(`INSERT INTO federation_enrollment_tokens (grant_id, token_hash, expires_at) VALUES ($1, $2, now() + interval '1 minute')`, g.ID, hash[:])
+				}
+				open := (status == "pending" || status == "active") && (state == "pending" || state == "active") && !over && !disabled && (plain || approved)
+				check := func(what string, err error) {
+					t.Helper()
+					if (err == nil) != open || errors.Is(err, enroll.ErrInProgress) || errors.Is(err, enroll.ErrTokenUnknown) {
+						t.Errorf("%s of a grant that is %s, its peer %s, over %t, user disabled %t, not sensitive %t, approved %t: %v", what, status, state, over, disabled, plain, approved, err)
+					}
+				}
+				again()
+				stand()
+				_, err := w.claim("t")
+				check("a claim", err)
+				again()
+				w.exec(`UPDATE federation_grants SET status = 'active', revoked_at = NULL, expires_at = NULL, approved_at = now()`)
+				w.exec(`UPDATE federation_peers SET state = 'active', revoked_at = NULL`)
+				w.exec(`UPDATE users SET disabled_at = NULL`)
+				c := w.mustClaim("t")
+				c.FirstOfPeer = state == "pending"
+				stand()
+				check("an activation", w.enroll.Activate(w.ctx, activation(c)))
+				if open {
+					opened++
+				}
+			}
+		}
+	}
+	if live := w.live(); opened != 12 || len(live) != 1 {
+		t.Errorf("%d were open, live certificates: %v", opened, live)
+	}
+}
+
 func TestAClaimInTimeIsRetryableUntilTwoMinutesAfterItsLease(t *testing.T) {
 	t.Parallel()
 	grace := enroll.Lease + 2*time.Minute
@@ -168,6 +222,27 @@ func TestAnActivationWaitsForWhoeverIsClosingItsGrant(t *testing.T) {
 			}
 			if live, queued := w.live(), w.queued(); len(live) != 0 || !slices.Equal(queued, []string{c.Serial.String()}) {
 				t.Errorf("live %v, queued %v; want none, and the serial", live, queued)
+			}
+		})
+	}
+}
+
+// Whoever takes over a token, or gives its attempt up, does not lock the grant: the rows themselves are waited for.
+func TestAnActivationWaitsForWhoeverTakesItOver(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]string{
+		"the token is claimed anew": `UPDATE federation_enrollment_tokens SET claim_generation = claim_generation + 1`,
+		"the attempt is given up":   `UPDATE federation_sign_attempts SET outcome = 'orphaned'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			c := w.claimed()
+			if err := w.behind(func() error { return w.enroll.Activate(w.ctx, activation(c)) }, change); !errors.Is(err, enroll.ErrInProgress) {
+				t.Errorf("%v, want enrollment_in_progress", err)
+			}
+			if live := w.live(); len(live) != 0 {
+				t.Errorf("live: %v", live)
 			}
 		})
 	}
@@ -325,7 +400,7 @@ func TestSerialsOfOthersAreNotQueued(t *testing.T) {
 	}
 }
 
-// deaf loses the server's answer to a COMMIT: the server has committed, and the connection is gone.
+// deaf loses the server's answer to an activation: the server has committed it, and the connection is gone.
 type deaf struct {
 	net.Conn
 	armed, committing *atomic.Bool
@@ -333,7 +408,7 @@ type deaf struct {
 }
 
 func (d *deaf) Write(p []byte) (int, error) {
-	if d.armed.Load() && bytes.Contains(p, []byte("commit")) {
+	if d.armed.Load() && bytes.Contains(p, []byte(`{"the":"answer"}`)) {
 		d.armed.Store(false)
 		d.committing.Store(true)
 		d.closed.Store(true)

@@ -149,17 +149,21 @@ func (db *DB) CheckSafe(ctx context.Context) error {
 // maxTries bounds how often one transaction is run: each deadlock costs the server's deadlock_timeout of a second.
 const maxTries = 3
 
-// inTx runs f in one transaction and commits it. A fault from f rolls back and is returned as it is. A transaction
-// that the server gave up for another's sake has changed nothing and is run again: f must start from nothing each
-// time.
-func (db *DB) inTx(ctx context.Context, what string, f func(pgx.Tx) error) error {
+// retried runs a transaction, again when the server gave it up for another's sake: it has changed nothing then, and must
+// start from nothing each time.
+func retried(transact func() error) error {
 	var err error
 	for range maxTries {
-		if err = db.inTxOnce(ctx, what, f); !sacrificed(err) {
+		if err = transact(); !sacrificed(err) {
 			break
 		}
 	}
 	return err
+}
+
+// inTx runs f in one transaction and commits it, retried. A fault from f rolls back and is returned as it is.
+func (db *DB) inTx(ctx context.Context, what string, f func(pgx.Tx) error) error {
+	return retried(func() error { return db.inTxOnce(ctx, what, f) })
 }
 
 // inTxOnce is inTx for an f that uses up what it reads, such as a stream, and so cannot be run again.

@@ -132,7 +132,7 @@ func CheckLeaf(t *testing.T, a ca.Authority, req ca.LeafRequest, chain ca.Chain)
 		Profile: Profile(), PublicKey: req.CSR.PublicKey, GrantID: req.GrantID, UserID: req.SubjectUserID,
 		Serial: req.Serial, NotBefore: req.NotBefore, NotAfter: req.NotAfter,
 	}
-	if err := identity.VerifyIssued(chain.Leaf, chain.Intermediates, roots, want, time.Now()); err != nil {
+	if _, _, err := identity.VerifyIssued(chain.Leaf, chain.Intermediates, roots, want, time.Now()); err != nil {
 		t.Fatalf("issued certificate: %v", err)
 	}
 }

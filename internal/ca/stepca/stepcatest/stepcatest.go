@@ -3,7 +3,6 @@
 package stepcatest
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/x509"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 
@@ -169,18 +167,17 @@ func freeAddr(t testing.TB) string {
 type output struct {
 	mu      sync.Mutex
 	text    bytes.Buffer
-	once    sync.Once
-	serving chan struct{}
+	serves  bool
+	serving chan struct{} // closed once it does
 }
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.text.Write(p)
-	for scan := bufio.NewScanner(bytes.NewReader(o.text.Bytes())); scan.Scan(); {
-		if strings.Contains(scan.Text(), "Serving HTTPS on") {
-			o.once.Do(func() { close(o.serving) })
-		}
+	if !o.serves && bytes.Contains(o.text.Bytes(), []byte("Serving HTTPS on")) {
+		o.serves = true
+		close(o.serving)
 	}
 	return len(p), nil
 }
