@@ -35,7 +35,7 @@ func (a *app) gateway() *cobra.Command {
 }
 
 func (a *app) serve() *cobra.Command {
-	return a.leaf("serve", nil, "Run one replica on an external database, cache and CA, as the environment says", func(cmd *cobra.Command, _ []string) error {
+	return a.leaf("serve", nil, "Run one replica on parts of your own, as the environment says: standalone or federated", func(cmd *cobra.Command, _ []string) error {
 		return a.env.Gateway.Serve(cmd.Context(), a.streams())
 	})
 }

@@ -62,6 +62,9 @@ type gatewayConfig struct {
 	log                      *slog.Logger
 }
 
+// federates tells whether other gateways are let in and asked. The standalone tier has no CA, and does neither.
+func (c gatewayConfig) federates() bool { return c.ca != nil }
+
 // gateway is one running replica.
 type gateway struct {
 	gatewayConfig
@@ -109,9 +112,12 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		return nil, err
 	}
 	c.profile.Host = host
-	c.ca = observedCA{c.ca, c.metrics}
+	fingerprint := ""
+	if c.federates() {
+		c.ca, fingerprint = observedCA{c.ca, c.metrics}, identity.FingerprintHex(c.roots[0].Raw)
+	}
 	g := &gateway{
-		gatewayConfig: c, log: c.log, caFingerprint: identity.FingerprintHex(c.roots[0].Raw),
+		gatewayConfig: c, log: c.log, caFingerprint: fingerprint,
 		accounts: &postgres.Accounts{DB: c.db}, resources: &postgres.Resources{DB: c.db, Seal: c.keyring.ring},
 		peers: &postgres.Peers{DB: c.db}, credentials: &postgres.Credentials{DB: c.db}, serving: &postgres.Serving{DB: c.db}, auditLog: &postgres.AuditLog{DB: c.db},
 		touches: make(chan uuid.UUID, 256), client: remote.NewClient(),
@@ -131,8 +137,10 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	if err := g.auditLog.EnsurePartitions(ctx); err != nil {
 		return nil, err
 	}
-	if g.certificate, err = newCertificate(ctx, c, host); err != nil {
-		return nil, err
+	if c.federates() {
+		if g.certificate, err = newCertificate(ctx, c, host); err != nil {
+			return nil, err
+		}
 	}
 	embedder, err := embed.New(embed.Config{URL: c.settings.Embeddings.URL, Model: c.settings.Embeddings.Model, APIKey: c.settings.Embeddings.APIKey})
 	if err != nil {
@@ -171,6 +179,9 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		}),
 		Profile: c.profile, Log: c.log, Now: c.now, Observe: c.metrics,
 	})
+	if !c.federates() {
+		enrollment = nil
+	}
 	adder, query := g.newQuerying(hash, searcher)
 	g.api = c.metrics.API(httpapi.New(httpapi.Config{
 		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog, Notary: g.notary, Record: g.writer, Note: g.refusals.Note,
@@ -223,7 +234,9 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	base.Go(func() error { return g.noteTouches(background) })
 	base.Go(func() error { return g.health.run(background) })
 	base.Go(func() error { return g.limits.run(background) })
-	base.Go(func() error { return g.certificate.run(background) })
+	if g.federates() {
+		base.Go(func() error { return g.certificate.run(background) })
+	}
 	base.Go(func() error { return g.jobs.Run(background) })
 
 	admin := apiServer(g.api, g.log)
@@ -235,8 +248,13 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 		l.door = apiDoor(l.api, public, g.settings.TrustedProxies, g.metrics.Refused("api"), g.log, g.now)
 		api = l.door
 	}
-	secure := g.federationDoor(l.federation)
-	g.watch(map[string]*door.Listener{"api": l.door, "federation": secure})
+	doors := map[string]*door.Listener{"api": l.door}
+	var secure net.Listener
+	if g.federates() {
+		doors["federation"] = g.federationDoor(l.federation)
+		secure = doors["federation"]
+	}
+	g.watch(doors)
 
 	l.farewell.of(g.federation)
 	leave := sync.OnceFunc(func() {

@@ -38,10 +38,11 @@ type part struct {
 }
 
 func newHealth(c gatewayConfig, more ...part) *health {
-	return &health{
-		tier: c.tier, version: c.version, log: c.log, down: map[string]bool{},
-		parts: append([]part{{"database", true, c.db.Ping}, {"ca", false, c.ca.Ready}}, more...),
+	parts := []part{{"database", true, c.db.Ping}}
+	if c.federates() {
+		parts = append(parts, part{"ca", false, c.ca.Ready})
 	}
+	return &health{tier: c.tier, version: c.version, log: c.log, down: map[string]bool{}, parts: append(parts, more...)}
 }
 
 // run checks until ctx ends.

@@ -61,7 +61,9 @@ func (g *gateway) watch(doors map[string]*door.Listener) {
 	m := g.metrics
 	m.WatchDoors(doors)
 	m.WatchAudit(g.writer)
-	m.WatchCertificate(g.certificateEnd)
+	if g.federates() {
+		m.WatchCertificate(g.certificateEnd)
+	}
 	m.WatchLimits(func() telemetry.Link {
 		if g.limits.link == nil {
 			return telemetry.Link{} // limits in memory are as they should be

@@ -12,13 +12,14 @@ import (
 
 const readyFile = "ready.json"
 
-// readyDoc is what ready.json says once the gateway serves. Its paths are absolute.
+// readyDoc is what ready.json says once the gateway serves. Its paths are absolute. What belongs to federation is left
+// out where there is none.
 type readyDoc struct {
 	URL           string `json:"url"`
-	FederationURL string `json:"federation_url"`
+	FederationURL string `json:"federation_url,omitempty"`
 	Socket        string `json:"socket"`
-	CARootFile    string `json:"ca_root_file"`
-	CAFingerprint string `json:"ca_fingerprint"`
+	CARootFile    string `json:"ca_root_file,omitempty"`
+	CAFingerprint string `json:"ca_fingerprint,omitempty"`
 	PID           int    `json:"pid"`
 	MetricsURL    string `json:"metrics_url,omitempty"`
 }

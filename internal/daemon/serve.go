@@ -52,15 +52,12 @@ const (
 	longestWait  = 5 * time.Second
 )
 
-// Serve runs one replica of the federated tier until ctx ends. Its parts are started by others and in any order:
+// Serve runs one replica of the federated tier, or of the standalone one, until ctx ends. Its parts are started by others and in any order:
 // until they are there it is alive and not ready, and says which one it waits for.
 func Serve(ctx context.Context, o ServeOptions) (err error) {
 	c, err := config.Load(o.Environ, "")
 	if err != nil {
 		return err
-	}
-	if c.Tier != config.Federated {
-		return errTier
 	}
 	if c.Name, err = peer.ParseName(c.Name); err != nil {
 		return err
@@ -97,14 +94,18 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 		return err
 	}
 	front.serve(g.api)
-	served := g.serve(ctx, listeners{front: front, door: api, federation: r.federation, socket: r.socket, farewell: front.farewell}, func() error { return r.announce(g) })
+	on := listeners{front: front, door: api, socket: r.socket, farewell: front.farewell}
+	if r.federation != nil {
+		on.federation = r.federation
+	}
+	served := g.serve(ctx, on, func() error { return r.announce(g) })
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		served = errors.Join(served, cause)
 	}
 	return served
 }
 
-// replica is what one process of the federated tier holds while it starts.
+// replica is what one process holds while it starts.
 type replica struct {
 	ServeOptions
 	settings config.Config
@@ -115,7 +116,7 @@ type replica struct {
 
 	metricsURL string
 	api        net.Listener
-	federation *gate
+	federation *gate // nil in the standalone tier, as everything of a CA is
 	socket     net.Listener
 }
 
@@ -126,10 +127,12 @@ func (r *replica) open() error {
 		return err
 	}
 	r.stack.add("api listener", ignoreClosed(r.api.Close))
-	if r.federation, err = newGate(":" + strconv.Itoa(int(r.settings.FederationPort))); err != nil {
-		return err
+	if r.settings.Tier == config.Federated {
+		if r.federation, err = newGate(":" + strconv.Itoa(int(r.settings.FederationPort))); err != nil {
+			return err
+		}
+		r.stack.add("federation listener", ignoreClosed(r.federation.Close))
 	}
-	r.stack.add("federation listener", ignoreClosed(r.federation.Close))
 	if err := os.MkdirAll(r.settings.Dir, 0o700); err != nil {
 		return errSocketDir.With("MOSAIC_DIR %s cannot be made", r.settings.Dir).Because(err)
 	}
@@ -139,11 +142,6 @@ func (r *replica) open() error {
 	r.stack.add("admin socket", ignoreClosed(r.socket.Close))
 	r.metricsURL, err = serveMetrics(r.settings.MetricsListen, defaultMetrics, r.metrics, r.log, r.stack)
 	return err
-}
-
-var errTier = &fault.Fault{
-	Kind: fault.Invalid, Code: "tier_unsupported", Detail: "this version serves the federated tier only",
-	Hint: "set MOSAIC_TIER=federated, or run mosaic gateway dev",
 }
 
 var errSocketDir = &fault.Fault{
@@ -160,6 +158,42 @@ func (r *replica) assemble(ctx context.Context) (*gateway, error) {
 		return nil, err
 	}
 	p.keyring = &keyring{ring: seal.NewRing(ring), now: r.Now}
+	authority, err := r.openCA(&p)
+	if err != nil {
+		return nil, err
+	}
+	if !c.ValkeyURL.IsZero() {
+		if p.valkey, err = openValkey(ctx, c.ValkeyURL, r.log); err != nil {
+			return nil, err
+		}
+		r.stack.add("valkey", p.valkey.Close)
+	}
+	if err := r.openDatabase(ctx, &p); err != nil {
+		return nil, err
+	}
+	var g *gateway
+	err = r.wait(ctx, "ca", func(ctx context.Context) error {
+		if authority != nil && c.FederationCert == "" {
+			if err := authority.Ready(ctx); err != nil {
+				return err
+			}
+		}
+		g, err = newGateway(ctx, gatewayConfig{
+			parts: p, tier: string(c.Tier), name: c.Name, version: r.Version, now: r.Now, log: r.log,
+			publicURL: c.PublicURL, federationURL: c.FederationURL, settings: c, metrics: r.metrics,
+		})
+		return err
+	})
+	return g, err
+}
+
+// openCA makes the client of the CA, and asks nothing of it yet. The standalone tier has none: nil.
+func (r *replica) openCA(p *parts) (*stepca.Client, error) {
+	c := r.settings
+	if c.Tier != config.Federated {
+		return nil, nil //nolint:nilnil // no CA is no error there
+	}
+	var err error
 	if p.roots, err = readRoots(c.StepCA.RootCert); err != nil {
 		return nil, err
 	}
@@ -173,29 +207,7 @@ func (r *replica) assemble(ctx context.Context) (*gateway, error) {
 	}
 	p.ca = authority
 	r.stack.add("ca", func() error { authority.Close(); return nil })
-	if !c.ValkeyURL.IsZero() {
-		if p.valkey, err = openValkey(ctx, c.ValkeyURL, r.log); err != nil {
-			return nil, err
-		}
-		r.stack.add("valkey", p.valkey.Close)
-	}
-	if err := r.openDatabase(ctx, &p); err != nil {
-		return nil, err
-	}
-	var g *gateway
-	err = r.wait(ctx, "ca", func(ctx context.Context) error {
-		if c.FederationCert == "" {
-			if err := authority.Ready(ctx); err != nil {
-				return err
-			}
-		}
-		g, err = newGateway(ctx, gatewayConfig{
-			parts: p, tier: string(c.Tier), name: c.Name, version: r.Version, now: r.Now, log: r.log,
-			publicURL: c.PublicURL, federationURL: c.FederationURL, settings: c, metrics: r.metrics,
-		})
-		return err
-	})
-	return g, err
+	return authority, nil
 }
 
 // openDatabase waits for the server and for its schema. A server on which a commit is no promise is refused.
@@ -262,8 +274,11 @@ func (r *replica) announce(g *gateway) error {
 		return err
 	}
 	ready := readyDoc{
-		URL: "http://" + local(r.api.Addr()), FederationURL: "https://" + local(r.federation.Addr()), Socket: filepath.Join(dir, "admin.sock"),
+		URL: "http://" + local(r.api.Addr()), Socket: filepath.Join(dir, "admin.sock"),
 		CARootFile: r.settings.StepCA.RootCert, CAFingerprint: g.caFingerprint, PID: os.Getpid(), MetricsURL: r.metricsURL,
+	}
+	if r.federation != nil {
+		ready.FederationURL = "https://" + local(r.federation.Addr())
 	}
 	doc, err := json.Marshal(ready)
 	if err != nil {

@@ -42,7 +42,7 @@ type Config struct {
 	Notary      Notary
 	Record      Recorder
 	Note        func(refusal audit.Event) // counts refusals for the audit log; nil counts none
-	Enroll      *enroll.Service
+	Enroll      *enroll.Service           // nil where there is no federation: no grants, no peers, no enrollment
 	Adder       *querying.Adder
 	Querying    *querying.Service
 	Searcher    *serving.Searcher
@@ -75,8 +75,12 @@ func New(c Config) http.Handler {
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errNoRoute) })
 	r.MethodNotAllowed(notAllowed(r))
 	a.health(r)
-	a.enrollment(r)
-	r.Get("/api/federation/crl", a.crl)
+	if a.Enroll != nil {
+		a.enrollment(r)
+		r.Get("/api/federation/crl", a.crl)
+	} else {
+		unfederated(r, "enrollment", "crl")
+	}
 
 	hc := huma.DefaultConfig("Mosaic federation gateway", c.Version)
 	hc.DocsPath, hc.SchemasPath, hc.CreateHooks = "", "", nil
@@ -101,13 +105,32 @@ func New(c Config) http.Handler {
 		a.teams()
 		a.tokens()
 		a.resources()
-		a.grants()
-		a.peers()
+		if a.Enroll != nil {
+			a.grants()
+			a.peers()
+		} else {
+			unfederated(r, "grants", "peers")
+		}
+		a.across()
 		a.audit()
 		a.keyring()
 		a.describe(guarded.OpenAPI())
 	})
 	return secretive(edge.Observe(c.Log, "api", c.Trusted, c.Now)(r))
+}
+
+var errNotFederated = &fault.Fault{
+	Kind: fault.Conflict, Code: "not_federated", Detail: "this gateway does not federate: it has no grants and no peers",
+	Hint: "it runs the standalone tier; with MOSAIC_TIER=federated, a Valkey and a Step-CA it does",
+}
+
+// unfederated answers what only a gateway that federates can do.
+func unfederated(r chi.Router, paths ...string) {
+	refuse := func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errNotFederated) }
+	for _, path := range paths {
+		r.HandleFunc("/api/federation/"+path, refuse)
+		r.HandleFunc("/api/federation/"+path+"/*", refuse)
+	}
 }
 
 // hiddenDocs is the same API description without a second set of description endpoints.

@@ -8,9 +8,19 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
+// unsecured is the security of an endpoint that needs no token of this gateway.
+var unsecured = []map[string][]string{{}}
+
 // describe adds the endpoints that are no huma operations to the API's description: enrollment, whose bodies are
 // JSON or PEM, and health.
 func (a *api) describe(oas *huma.OpenAPI) {
+	describeHealth(oas)
+	if a.Enroll != nil {
+		describeEnrollment(oas)
+	}
+}
+
+func describeEnrollment(oas *huma.OpenAPI) {
 	registry := oas.Components.Schemas
 	schema := func(example any) *huma.Schema { return registry.Schema(reflect.TypeOf(example), true, "") }
 	text := &huma.Schema{Type: huma.TypeString}
@@ -23,7 +33,6 @@ func (a *api) describe(oas *huma.OpenAPI) {
 		}
 		return out
 	}
-	public := []map[string][]string{{}} // no token of this gateway is needed
 	token := &huma.Param{Name: "token", In: "path", Required: true, Description: "the enrollment token", Schema: text}
 
 	type EnrollmentRequest struct {
@@ -45,7 +54,7 @@ func (a *api) describe(oas *huma.OpenAPI) {
 			typeJSON: {Schema: schema(issuedBody{})}, typePEMChain: {Schema: text},
 		}}
 		oas.AddOperation(&huma.Operation{
-			Method: http.MethodPost, Path: path, OperationID: id, Tags: []string{"enrollment"}, Security: public,
+			Method: http.MethodPost, Path: path, OperationID: id, Tags: []string{"enrollment"}, Security: unsecured,
 			Summary:     "Redeem an enrollment token for a certificate, once",
 			Parameters:  append(params, &huma.Param{Name: "Idempotency-Key", In: "header", Schema: text, Description: "the same key, token and request get the same answer again"}),
 			RequestBody: &huma.RequestBody{Required: true, Content: content}, Responses: responses,
@@ -58,20 +67,23 @@ func (a *api) describe(oas *huma.OpenAPI) {
 	responses["200"] = &huma.Response{Description: "What the URL is, and what to run", Content: map[string]*huma.MediaType{"text/plain": {Schema: text}, "text/html": {Schema: text}}}
 	oas.AddOperation(&huma.Operation{
 		Method: http.MethodGet, Path: "/api/federation/enrollment/{token}", OperationID: "enrollment-explain", Tags: []string{"enrollment"},
-		Security: public, Summary: "Explain an enrollment URL to a person; never spends it", Parameters: []*huma.Param{token}, Responses: responses,
+		Security: unsecured, Summary: "Explain an enrollment URL to a person; never spends it", Parameters: []*huma.Param{token}, Responses: responses,
 	})
 	list := problem("503")
 	list["200"] = &huma.Response{Description: "The list, in DER", Content: map[string]*huma.MediaType{typeCRL: {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}}
 	oas.AddOperation(&huma.Operation{
 		Method: http.MethodGet, Path: "/api/federation/crl", OperationID: "federation-crl", Tags: []string{"enrollment"},
-		Security: public, Summary: "The CA's certificate revocation list (RFC 5280)", Responses: list,
+		Security: unsecured, Summary: "The CA's certificate revocation list (RFC 5280)", Responses: list,
 	})
+}
+
+func describeHealth(oas *huma.OpenAPI) {
 	for id, summary := range map[string]string{
 		"health": "How the gateway is", "health-live": "Whether the process answers", "health-ready": "Whether the gateway serves",
 	} {
-		content := map[string]*huma.MediaType{typeJSON: {Schema: schema(Report{})}}
+		content := map[string]*huma.MediaType{typeJSON: {Schema: oas.Components.Schemas.Schema(reflect.TypeFor[Report](), true, "")}}
 		oas.AddOperation(&huma.Operation{
-			Method: http.MethodGet, Path: "/" + strings.Replace(id, "-", "/", 1), OperationID: id, Tags: []string{"health"}, Security: public, Summary: summary,
+			Method: http.MethodGet, Path: "/" + strings.Replace(id, "-", "/", 1), OperationID: id, Tags: []string{"health"}, Security: unsecured, Summary: summary,
 			Responses: map[string]*huma.Response{
 				"200": {Description: "ok or degraded", Content: content}, "503": {Description: "down", Content: content},
 			},

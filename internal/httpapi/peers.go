@@ -308,6 +308,30 @@ func (a *api) peerQueries() {
 		func(ctx context.Context, in *PeerRef) (*body[json.RawMessage], error) {
 			return answer(a.Querying.Capabilities(ctx, CallerOf(ctx), in.Peer))
 		})
+	type search struct {
+		PeerRef
+		ResourceRef
+		RawBody []byte `contentType:"application/json"`
+	}
+	register(a, searching(operation(http.MethodPost, "/api/federation/peers/{peer}/resources/{resource}/search", "peer-query-search",
+		"Ask a peer for the rows that fit a query best", "querying", account.PeersQuery)),
+		func(ctx context.Context, in *search) (*body[querying.Page], error) {
+			return answer(a.Querying.Search(ctx, CallerOf(ctx), in.Peer, in.Resource, in.RawBody))
+		})
+	type get struct {
+		PeerRef
+		ResourceRef
+		ID string `path:"id"`
+	}
+	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/resources/{resource}/{id}", "peer-query-get",
+		"Ask a peer for one row", "querying", account.PeersQuery),
+		func(ctx context.Context, in *get) (*body[querying.Row], error) {
+			return answer(a.Querying.Get(ctx, CallerOf(ctx), in.Peer, in.Resource, in.ID))
+		})
+}
+
+// across asks many sources at once; the own rows are one, and where there is no federation the only one.
+func (a *api) across() {
 	type across struct {
 		ResourceRef
 		PageQuery
@@ -338,26 +362,6 @@ func (a *api) peerQueries() {
 				return nil, err
 			}
 			return answer(a.Querying.SearchAcross(ctx, CallerOf(ctx), in.Resource, from, in.RawBody))
-		})
-	type search struct {
-		PeerRef
-		ResourceRef
-		RawBody []byte `contentType:"application/json"`
-	}
-	register(a, searching(operation(http.MethodPost, "/api/federation/peers/{peer}/resources/{resource}/search", "peer-query-search",
-		"Ask a peer for the rows that fit a query best", "querying", account.PeersQuery)),
-		func(ctx context.Context, in *search) (*body[querying.Page], error) {
-			return answer(a.Querying.Search(ctx, CallerOf(ctx), in.Peer, in.Resource, in.RawBody))
-		})
-	type get struct {
-		PeerRef
-		ResourceRef
-		ID string `path:"id"`
-	}
-	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/resources/{resource}/{id}", "peer-query-get",
-		"Ask a peer for one row", "querying", account.PeersQuery),
-		func(ctx context.Context, in *get) (*body[querying.Row], error) {
-			return answer(a.Querying.Get(ctx, CallerOf(ctx), in.Peer, in.Resource, in.ID))
 		})
 }
 

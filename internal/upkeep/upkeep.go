@@ -76,7 +76,7 @@ type Config struct {
 	Store  Store
 	Sealed SealedStore
 	Ring   Ring
-	CA     Revoker
+	CA     Revoker // nil where there is none to tell
 	Log    *slog.Logger
 
 	// Checkpoint signs how far the audit logs have come.
@@ -109,9 +109,8 @@ func (k *Keeper) Tasks() []Task {
 			return err
 		}
 	}
-	return []Task{
+	tasks := []Task{
 		{"sweep-attempts", 10 * time.Second, counted("sweep-attempts", k.Store.SweepAttempts)},
-		{"revoke-at-ca", 5 * time.Second, k.RevokeAtCA},
 		{"expire-grants", 15 * time.Second, counted("expire-grants", k.Store.ExpireGrants)},
 		{"retire-certificates", 15 * time.Second, counted("retire-certificates", k.Store.RetireCertificates)},
 		{"forget-answers", time.Minute, counted("forget-answers", k.Store.ForgetAnswers)},
@@ -120,6 +119,10 @@ func (k *Keeper) Tasks() []Task {
 		{"audit-retention", 10 * time.Minute, counted("audit-retention", k.DropAuditRows)},
 		{"reseal", 10 * time.Second, counted("reseal", k.Reseal)},
 	}
+	if k.CA != nil {
+		tasks = append(tasks, Task{"revoke-at-ca", 5 * time.Second, k.RevokeAtCA})
+	}
+	return tasks
 }
 
 // RevokeAtCA tells the CA what was revoked since. A CA that is away is told later: the certificates open nothing
