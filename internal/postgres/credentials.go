@@ -276,23 +276,31 @@ const mayUse = `($1::uuid IS NULL
 	OR EXISTS (SELECT FROM federation_credential_teams ct JOIN team_members m ON m.team_id = ct.team_id
 		WHERE ct.credential_id = c.id AND m.user_id = $1))`
 
+// findCredential is one statement, so that a question to many sources costs the database one for each. The peer's row
+// comes also without a credential: then the rest is empty.
+const findCredential = `SELECT ` + peerColumns + `, coalesce(c.id, '00000000-0000-0000-0000-000000000000'),
+		coalesce(c.remote_grant_id, '00000000-0000-0000-0000-000000000000'), coalesce(c.federation_url, ''), coalesce(c.certificate_chain_pem, ''),
+		coalesce(c.ca_root_pem, ''), coalesce(c.client_key_pem, ''::bytea), coalesce(c.serial, ''), coalesce(c.not_after, 'epoch')
+	FROM federation_peers p LEFT JOIN LATERAL (SELECT * FROM federation_credentials c
+		WHERE c.peer_id = p.id AND c.state = 'active' AND ` + mayUse + `
+		ORDER BY c.not_after > now() DESC, c.not_before DESC, c.created_at DESC, c.id LIMIT 1) c ON true WHERE `
+
 // Find implements querying.Finder.
 func (s *Credentials) Find(ctx context.Context, peerRef string, userID uuid.UUID) (querying.Credential, error) {
-	var out querying.Credential
-	err := s.inTx(ctx, "find credential", func(tx pgx.Tx) error {
-		var err error
-		if out.Peer, err = findPeer(ctx, tx, peerRef, ""); err != nil {
-			return err
-		}
-		err = scanCredential(tx.QueryRow(ctx, `SELECT `+credentialColumns+` FROM federation_credentials c
-			WHERE c.peer_id = $2 AND c.state = 'active' AND `+mayUse+`
-			ORDER BY c.not_after > now() DESC, c.not_before DESC, c.created_at DESC, c.id LIMIT 1`, nullID(userID), out.Peer.ID), &out)
-		if notFound(err) {
-			return querying.ErrNoCredential.With("this gateway holds no credential of the peer %s", out.Peer.Name)
-		}
-		return err
-	})
-	return out, err
+	out, err := find(ctx, s.pool, peerRef, func(row pgx.CollectableRow) (querying.Credential, error) {
+		var c querying.Credential
+		err := row.Scan(append(peerFields(&c.Peer), &c.ID, &c.RemoteGrantID, &c.FederationURL, &c.ChainPEM, &c.CARootPEM, &c.SealedKey, &c.Serial, &c.NotAfter)...)
+		return c, err
+	}, findCredential+`p.id = $2`, findCredential+`p.name = $2`, nullID(userID))
+	switch {
+	case notFound(err):
+		return out, ErrPeerNotFound.With("there is no peer %q", peerRef)
+	case err != nil:
+		return out, fail(err, "find credential")
+	case out.ID == uuid.Nil:
+		return out, querying.ErrNoCredential.With("this gateway holds no credential of the peer %s", out.Peer.Name)
+	}
+	return out, nil
 }
 
 // Available implements querying.Finder.

@@ -179,7 +179,7 @@ type querier interface {
 
 // find reads the one row that ref names: by id when ref is a UUID in its canonical form, else by name. What no name
 // can be (PostgreSQL refuses it as text) names nothing.
-func find[T any](ctx context.Context, q querier, ref string, scan pgx.RowToFunc[T], byID, byName string) (T, error) {
+func find[T any](ctx context.Context, q querier, ref string, scan pgx.RowToFunc[T], byID, byName string, before ...any) (T, error) {
 	var none T
 	if !utf8.ValidString(ref) || strings.ContainsRune(ref, 0) {
 		return none, pgx.ErrNoRows
@@ -188,7 +188,7 @@ func find[T any](ctx context.Context, q querier, ref string, scan pgx.RowToFunc[
 	if id, err := uuid.Parse(ref); err == nil && len(ref) == 36 {
 		sql, arg = byID, id
 	}
-	rows, err := q.Query(ctx, sql, arg)
+	rows, err := q.Query(ctx, sql, append(before, arg)...)
 	if err != nil {
 		return none, err
 	}

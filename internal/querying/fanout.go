@@ -183,7 +183,7 @@ func more(feeds []*feed) bool {
 	return slices.ContainsFunc(feeds, func(f *feed) bool { return f.err == nil && !f.exhausted() })
 }
 
-// merge takes the newest row of all feeds again and again, until the page is full.
+// merge takes the newest row of all feeds again and again, until the page is full or the time is up.
 func merge(ctx context.Context, feeds []*feed, limit int) Page {
 	out := Page{Data: []json.RawMessage{}, Page: PageInfo{Limit: limit}}
 	size := 0
@@ -192,6 +192,10 @@ func merge(ctx context.Context, feeds []*feed, limit int) Page {
 		for _, f := range feeds {
 			if head, ok := f.head(ctx); ok && (newest == nil || head.before(newest.buffer[0].sortKey)) {
 				newest = f
+			}
+			if f.late { // whose next row may be the newest
+				out.Page.Capped = true
+				return out
 			}
 		}
 		if newest == nil {
@@ -234,13 +238,32 @@ func (s *Service) localFetch(c Caller, kind scope.Resource, since time.Time) fet
 	}
 }
 
-// peerFetch asks a peer for a page, as a query of its own with its own audit row.
+// peerFetch asks a peer for a page, as a query of its own with its own audit row. Whether the user may ask it is
+// looked up for the first page, and holds for the others of this answer.
 func (s *Service) peerFetch(c Caller, kind scope.Resource, since, name string) fetchFunc {
+	asked := *s
+	asked.Finder = &foundOnce{Finder: s.Finder}
 	return func(ctx context.Context, at position, rows int) (fetched, error) {
-		p, err := s.List(ctx, c, name, string(kind), ListParams{Limit: strconv.Itoa(rows), Cursor: at.Cursor, UpdatedSince: since})
+		p, err := asked.List(ctx, c, name, string(kind), ListParams{Limit: strconv.Itoa(rows), Cursor: at.Cursor, UpdatedSince: since})
 		if err != nil {
 			return fetched{}, err
 		}
 		return fetched{name: p.Sources[0].Name, rows: p.Data, next: p.Page.NextCursor}, nil
 	}
+}
+
+// foundOnce is a Finder for one peer, one user and one request.
+type foundOnce struct {
+	Finder
+	credential Credential
+	found      bool
+}
+
+func (f *foundOnce) Find(ctx context.Context, peerRef string, userID uuid.UUID) (Credential, error) {
+	if f.found {
+		return f.credential, nil
+	}
+	c, err := f.Finder.Find(ctx, peerRef, userID)
+	f.credential, f.found = c, err == nil
+	return c, err
 }

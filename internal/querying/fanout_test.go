@@ -298,3 +298,47 @@ func TestSourcesAreReadStrictly(t *testing.T) {
 		}
 	}
 }
+
+// A source that needs more pages when another has used the time up is not away: the answer is short, and goes on.
+func TestASlowSourceTakesNoTimeFromTheOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := fanoutService(t)
+		slow := func(ctx context.Context, _ position, _ int) (fetched, error) {
+			<-ctx.Done()
+			return fetched{}, ErrTimeout
+		}
+		capped := &shelf{name: "capped", most: 2}
+		for i := range 5 {
+			capped.rows = append(capped.rows, sortKey{time.Now().Add(-time.Duration(i) * time.Minute), uuid.New()})
+		}
+		feeds := func(at positions) []*feed {
+			return []*feed{
+				{position: at[0], fetch: slow, rows: 5, timeout: 5 * time.Second, now: time.Now},
+				{position: at[1], fetch: capped.fetch, rows: 5, timeout: 5 * time.Second, now: time.Now},
+			}
+		}
+		at := positions{{Source: "slow"}, {Source: "capped"}}
+		var got []int
+		for {
+			begun := time.Now()
+			p, err := s.gather(t.Context(), feeds(at), 5, "b")
+			if err != nil || p.Sources[0].Status != StatusUnreachable || p.Sources[1].Status != StatusOK || time.Since(begun) != 5*time.Second {
+				t.Fatalf("%v after %s: %+v", err, time.Since(begun), p.Sources)
+			}
+			got = append(got, len(p.Data))
+			if p.Page.NextCursor == nil {
+				break
+			}
+			if !p.Page.Capped {
+				t.Error("a short page does not say so")
+			}
+			if at, err = s.openPositions(*p.Page.NextCursor, "b"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(got, []int{2, 2, 1}) {
+			t.Errorf("pages of %v rows", got)
+		}
+	})
+}

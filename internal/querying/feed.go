@@ -90,6 +90,7 @@ type feed struct {
 	buffer   []keyedRow
 	cursor   string // of the page to fetch next
 	done     bool   // the source has no page after what was fetched
+	late     bool   // it has, and there is no time left to fetch it
 	begun    bool
 	last     sortKey // of the newest fetched row, so far the lowest: a source must give its rows in order
 	took     int
@@ -101,13 +102,18 @@ type feed struct {
 var errDisorder = errors.New("the rows are not in the order of updated_at and id")
 
 // fill fetches pages until the buffer holds something, or the source is at its end or fails. All pages of one
-// answer share one deadline.
+// answer share one deadline. A source that has given rows when it is over is not said to be away: others may have
+// taken the time. So the answer ends at its last row, and the next one goes on there.
 func (f *feed) fill(ctx context.Context) {
 	if !f.begun {
 		f.begun, f.cursor, f.last, f.done, f.deadline = true, f.Cursor, f.After, f.Done, f.now().Add(f.timeout)
 	}
-	for len(f.buffer) == 0 && !f.done && f.err == nil {
-		f.err = f.page(ctx)
+	for len(f.buffer) == 0 && !f.done && f.err == nil && !f.late {
+		if err := f.page(ctx); f.took > 0 && errors.Is(err, ErrTimeout) {
+			f.late = true
+		} else {
+			f.err = err
+		}
 	}
 }
 

@@ -65,7 +65,7 @@ func (r *run) search(q resource.SearchRequest) (Call, error) {
 		Mode  resource.Mode `json:"mode,omitempty"`
 		Limit int           `json:"limit"`
 	}{q.Query, q.Mode, q.Limit})
-	return Call{Method: http.MethodPost, Path: apiPath + r.resource + "/search", Body: body}, err
+	return Call{Method: http.MethodPost, Path: apiPath + r.resource + "/search", Body: body, Repeatable: true}, err // it changes nothing
 }
 
 // readFound reads what readPage reads, and how the rows were found. Every row has a score and a snippet; what makes a
