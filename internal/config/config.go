@@ -8,6 +8,7 @@ package config
 import (
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/identity"
@@ -45,11 +46,12 @@ type Config struct {
 	LogLevel       slog.Level     `env:"MOSAIC_LOG_LEVEL" envDefault:"info" doc:"one of debug, info, warn and error"`
 	OIDArc         []identity.Arc `env:"MOSAIC_OID_ARC" doc:"the arc of the two certificate extensions; after a comma, old arcs that are still accepted"`
 
-	DatabaseURL seal.Secret `env:"DATABASE_URL" tiers:"standalone,federated" doc:"the PostgreSQL primary, 15 or newer with pgvector"`
-	AutoMigrate bool        `env:"MOSAIC_AUTO_MIGRATE" envDefault:"false" tiers:"standalone,federated" doc:"with true, a replica brings the schema up to date before it serves"`
-	Keyset      seal.Secret `env:"MOSAIC_SEAL_KEYSET" doc:"the sealing keys: a Tink keyset in JSON, as gateway dev keeps one in seal-keyset.json"`
-	AuthSecret  seal.Secret `env:"BETTER_AUTH_SECRET" doc:"derives the sealing key when there is no keyset; 32 bytes or more"`
-	AuditMonths uint16      `env:"MOSAIC_AUDIT_RETENTION_MONTHS" envDefault:"0" doc:"whole months of audit rows that are kept beside the present one; older ones are dropped, and 0 keeps all"`
+	DatabaseURL  seal.Secret   `env:"DATABASE_URL" tiers:"standalone,federated" doc:"the PostgreSQL primary, 15 or newer with pgvector"`
+	AutoMigrate  bool          `env:"MOSAIC_AUTO_MIGRATE" envDefault:"false" tiers:"standalone,federated" doc:"with true, a replica brings the schema up to date before it serves"`
+	Keyset       seal.Secret   `env:"MOSAIC_SEAL_KEYSET" doc:"the sealing keys: a Tink keyset in JSON, as gateway dev keeps one in seal-keyset.json"`
+	AuthSecret   seal.Secret   `env:"BETTER_AUTH_SECRET" doc:"derives the sealing key when there is no keyset; 32 bytes or more"`
+	PeerDeadline time.Duration `env:"MOSAIC_PEER_DEADLINE" envDefault:"5s" doc:"what one peer gets to answer one query: 100ms to 30s"`
+	AuditMonths  uint16        `env:"MOSAIC_AUDIT_RETENTION_MONTHS" envDefault:"0" doc:"whole months of audit rows that are kept beside the present one; older ones are dropped, and 0 keeps all"`
 
 	ValkeyURL      seal.Secret `env:"VALKEY_URL" tiers:"federated" doc:"limits and cache that all replicas share: redis://[user:password@]host:port/db, rediss:// or unix://"`
 	FederationPort uint16      `env:"MOSAIC_FEDERATION_PORT" envDefault:"3443" tiers:"federated" doc:"port of the mTLS listener, on every address; 0 picks a free one"`

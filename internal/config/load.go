@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/caarlos0/env/v11"
 
@@ -197,6 +198,8 @@ func (l *loader) parse(err error) {
 		l.wrong(name, "%s", readable.want)
 	case p.Type == reflect.TypeFor[slog.Level]():
 		l.wrong(name, "it is debug, info, warn or error")
+	case p.Type == reflect.TypeFor[time.Duration]():
+		l.wrong(name, "it is a time such as 500ms or 5s")
 	case p.Type.Kind() == reflect.Bool:
 		l.wrong(name, "it is true or false")
 	case p.Type.Kind() == reflect.Uint16:
@@ -224,6 +227,9 @@ func (l *loader) tier(c *Config, started Tier) {
 func (l *loader) contradictions(c *Config) {
 	if s := c.AuthSecret.Reveal(); s != "" && len(s) < minSecret {
 		l.wrong("BETTER_AUTH_SECRET", "it has %d bytes, and keys are derived from no less than %d: make one with openssl rand -base64 32", len(s), minSecret)
+	}
+	if d := c.PeerDeadline; (d < 100*time.Millisecond || d > 30*time.Second) && !l.told("MOSAIC_PEER_DEADLINE") {
+		l.wrong("MOSAIC_PEER_DEADLINE", "it is 100ms to 30s: people wait for it")
 	}
 	if (c.Embeddings.URL == "") != (c.Embeddings.Model == "") {
 		l.wrong("EMBEDDINGS_URL", "it goes with EMBEDDINGS_MODEL: set both or none")
@@ -282,10 +288,15 @@ func (l *loader) federated(c *Config) {
 
 // need reports a setting that is missing, and what it would be.
 func (l *loader) need(name, value, what string) {
-	if value != "" || slices.ContainsFunc(l.problems, func(p fault.Problem) bool { return strings.TrimSuffix(p.Path, "_FILE") == name }) {
+	if value != "" || l.told(name) {
 		return
 	}
 	l.wrong(name, "it is missing: %s", what)
+}
+
+// told is whether something is reported of a setting already.
+func (l *loader) told(name string) bool {
+	return slices.ContainsFunc(l.problems, func(p fault.Problem) bool { return strings.TrimSuffix(p.Path, "_FILE") == name })
 }
 
 func (l *loader) url(name, value string, schemes ...string) {

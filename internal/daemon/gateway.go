@@ -122,6 +122,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		peers: &postgres.Peers{DB: c.db}, credentials: &postgres.Credentials{DB: c.db}, serving: &postgres.Serving{DB: c.db}, auditLog: &postgres.AuditLog{DB: c.db},
 		touches: make(chan uuid.UUID, 256), client: remote.NewClient(),
 	}
+	g.client.Now = c.now
 	g.writer = audit.NewWriter(g.auditLog, c.log, c.now)
 	g.refusals = audit.NewAggregator(g.writer, c.log, c.now)
 	g.writer.Observe = c.metrics.Batch
@@ -313,7 +314,7 @@ func (g *gateway) newQuerying(hash querying.Hasher, searcher *serving.Searcher) 
 		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring.ring, Random: rand.Reader, Now: g.now,
 	})
 	return adder, querying.New(querying.Config{
-		Finder: g.credentials, Client: client, Keys: g.keyring.ring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch,
+		Finder: g.credentials, Client: client, Keys: g.keyring.ring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch, Timeout: g.settings.PeerDeadline,
 		Local: localRows{g.resources, searcher}, Cursors: g.keyring.ring.AEAD("cursor across sources"),
 	})
 }

@@ -24,11 +24,15 @@ const (
 	idleFor        = 90 * time.Second
 	pingAfter      = 15 * time.Second // of silence on a connection with a request on it
 	pingTimeout    = 5 * time.Second
+	lastRequests   = 30 * time.Second // after which the requests of a pool that is not used any more are over
 )
 
 // Client asks peers over mutual TLS. It keeps one pool of connections for each credential, made when it is first
 // used. It implements querying.Client, and is safe for concurrent use. Make one with NewClient.
 type Client struct {
+	// Now is the clock that peers' certificates are judged by; nil: the machine's.
+	Now func() time.Time
+
 	mu    sync.Mutex
 	pools map[uuid.UUID]pool
 }
@@ -64,7 +68,23 @@ func (c *Client) Do(ctx context.Context, t querying.Target, call querying.Call) 
 	}
 	setNonEmpty(req.Header, "X-Request-Id", call.RequestID)
 	setNonEmpty(req.Header, "Traceparent", call.Traceparent)
-	return exchange(transport, req, maxAnswerBytes)
+	answer, err := exchange(transport, req, maxAnswerBytes)
+	if errors.Is(err, querying.ErrTimeout) {
+		c.distrust(t.CredentialID, transport)
+	}
+	return answer, err
+}
+
+// distrust lets the next request dial anew. A connection on which an answer did not come in time may be half of one:
+// its other end has gone without a word, or something between forgot it. That would swallow every request until the
+// pings find out, and be away long after the peer is back. Requests under way on it keep it.
+func (c *Client) distrust(id uuid.UUID, t *http.Transport) {
+	c.mu.Lock()
+	if c.pools[id].transport == t {
+		delete(c.pools, id)
+	}
+	c.mu.Unlock()
+	time.AfterFunc(lastRequests, t.CloseIdleConnections)
 }
 
 // Forget closes the idle connections of a credential; requests under way finish.
@@ -100,7 +120,7 @@ func (c *Client) pool(t querying.Target, host string) (*http.Transport, error) {
 	if ok && kept.serial == t.Serial {
 		return kept.transport, nil
 	}
-	config, err := tlsConfig(t, host)
+	config, err := tlsConfig(t, host, c.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +134,7 @@ func (c *Client) pool(t querying.Target, host string) (*http.Transport, error) {
 }
 
 // tlsConfig trusts the one CA that was pinned at enrollment and nobody else, and speaks TLS 1.3 only.
-func tlsConfig(t querying.Target, host string) (*tls.Config, error) {
+func tlsConfig(t querying.Target, host string, now func() time.Time) (*tls.Config, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(t.CARootPEM)) {
 		return nil, fmt.Errorf("credential %s has no CA root", t.CredentialID)
@@ -129,7 +149,7 @@ func tlsConfig(t querying.Target, host string) (*tls.Config, error) {
 		return nil, fmt.Errorf("credential %s: %w", t.CredentialID, errors.New("certificate and key do not fit"))
 	}
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: host,
+		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: host, Time: now,
 		// Sent whatever CAs the server names: it has to say no to it, rather than ask why there was none.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
 	}, nil

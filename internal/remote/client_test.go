@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -253,5 +254,47 @@ func TestACredentialThatDoesNotFitIsNotUsed(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// A peer whose answer did not come in time is asked over another connection: the first may lead nowhere.
+func TestAConnectionThatAnsweredNothingIsNotUsedAgain(t *testing.T) {
+	t.Parallel()
+	ca := peertest.NewCA(t)
+	from := make(chan string, 3)
+	var asked atomic.Int64
+	s := ca.Listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from <- r.RemoteAddr
+		if asked.Add(1) == 1 {
+			<-r.Context().Done()
+			return
+		}
+		answerJSON(w, `{"data":[]}`)
+	}))
+	c, to := client(t), target(t, ca, s)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := c.Do(ctx, to, querying.Call{Method: http.MethodGet, Path: "/x"}); !errors.Is(err, querying.ErrTimeout) {
+		t.Fatalf("%v, want a timeout", err)
+	}
+	for range 2 {
+		if _, err := get(t, c, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second, third := <-from, <-from, <-from
+	if first == second || second != third {
+		t.Errorf("asked from %s, then %s, then %s", first, second, third)
+	}
+}
+
+func TestAPeersCertificateIsJudgedByTheGatewaysClock(t *testing.T) {
+	t.Parallel()
+	ca := peertest.NewCA(t)
+	s := ca.Listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, `{}`) }))
+	c := client(t)
+	c.Now = func() time.Time { return time.Now().Add(-24 * time.Hour) }
+	if _, err := get(t, c, target(t, ca, s)); !errors.Is(err, querying.ErrUntrusted) {
+		t.Errorf("with a clock that is a day behind: %v", err)
 	}
 }
