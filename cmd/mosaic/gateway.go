@@ -26,6 +26,9 @@ func gateway(env cli.Env) cli.Gateway {
 			}
 			return daemon.Migrate(ctx, serveOptions(env, o))
 		},
+		AcceptRestore: func(ctx context.Context, r cli.Restore, o cli.Streams) error {
+			return daemon.AcceptRestore(ctx, daemon.RestoreOptions{ServeOptions: serveOptions(env, o), Moved: r.Moved, WithoutCRL: r.WithoutCRL})
+		},
 	}
 }
 

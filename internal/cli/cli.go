@@ -48,6 +48,14 @@ type Gateway struct {
 	Config func(o Streams) error
 	// Migrate applies the migrations that are pending, or tells which are.
 	Migrate func(ctx context.Context, status bool, o Streams) error
+	// AcceptRestore makes a restored database the gateway's.
+	AcceptRestore func(ctx context.Context, r Restore, o Streams) error
+}
+
+// Restore says of a database that is a copy what is known of it.
+type Restore struct {
+	Moved      bool // it is the same one, and has lost nothing
+	WithoutCRL bool // there is no revocation list to take over
 }
 
 // Streams is where a command that does not speak HTTP writes, and in which form.

@@ -31,6 +31,23 @@ func (a *app) gateway() *cobra.Command {
 	if a.env.Gateway.Migrate != nil {
 		cmd.AddCommand(a.migrate())
 	}
+	if a.env.Gateway.AcceptRestore != nil {
+		cmd.AddCommand(a.acceptRestore())
+	}
+	return cmd
+}
+
+func (a *app) acceptRestore() *cobra.Command {
+	var r Restore
+	cmd := a.leaf("accept-restore", nil, "Let a database that was restored from a dump serve: void its tokens, take over the CA's revocation list, suspend its peers",
+		func(cmd *cobra.Command, _ []string) error {
+			if r.Moved && r.WithoutCRL {
+				return misuse(cmd, "--moved takes no list over: leave --without-crl out")
+			}
+			return a.env.Gateway.AcceptRestore(cmd.Context(), r, a.streams())
+		})
+	cmd.Flags().BoolVar(&r.Moved, "moved", false, "it was moved while no gateway ran, and has lost nothing: change nothing else")
+	cmd.Flags().BoolVar(&r.WithoutCRL, "without-crl", false, "the CA has no revocation list: go on without")
 	return cmd
 }
 

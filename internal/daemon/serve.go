@@ -189,28 +189,33 @@ func (r *replica) assemble(ctx context.Context) (*gateway, error) {
 
 // openCA makes the client of the CA, and asks nothing of it yet. The standalone tier has none: nil.
 func (r *replica) openCA(p *parts) (*stepca.Client, error) {
-	c := r.settings
-	if c.Tier != config.Federated {
+	if r.settings.Tier != config.Federated {
 		return nil, nil //nolint:nilnil // no CA is no error there
 	}
-	var err error
-	if p.roots, err = readRoots(c.StepCA.RootCert); err != nil {
-		return nil, err
-	}
-	authority, err := stepca.New(stepca.Config{
-		URL: c.StepCA.URL, Roots: p.roots, Now: r.Now,
-		Federation: stepca.Provisioner{Name: c.StepCA.Provisioner, Password: []byte(c.StepCA.Password.Reveal()), KeyJSON: []byte(c.StepCA.KeyJSON.Reveal())},
-		Server:     stepca.Provisioner{Name: c.StepCA.ServerProvisioner, Password: []byte(c.StepCA.ServerPassword.Reveal())},
-	})
+	authority, roots, err := caClient(r.settings.StepCA, r.Now)
 	if err != nil {
 		return nil, err
 	}
-	p.ca = authority
+	p.ca, p.roots = authority, roots
 	r.stack.add("ca", func() error { authority.Close(); return nil })
 	return authority, nil
 }
 
-// openDatabase waits for the server and for its schema. A server on which a commit is no promise is refused.
+func caClient(c config.StepCA, now func() time.Time) (*stepca.Client, []*x509.Certificate, error) {
+	roots, err := readRoots(c.RootCert)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := stepca.New(stepca.Config{
+		URL: c.URL, Roots: roots, Now: now,
+		Federation: stepca.Provisioner{Name: c.Provisioner, Password: []byte(c.Password.Reveal()), KeyJSON: []byte(c.KeyJSON.Reveal())},
+		Server:     stepca.Provisioner{Name: c.ServerProvisioner, Password: []byte(c.ServerPassword.Reveal())},
+	})
+	return client, roots, err
+}
+
+// openDatabase waits for the server and for its schema. A server on which a commit is no promise is refused, and so is a
+// database that was restored and not accepted.
 func (r *replica) openDatabase(ctx context.Context, p *parts) error {
 	var err error
 	dsn := postgres.Config{DSN: r.settings.DatabaseURL.Reveal()}
@@ -227,12 +232,16 @@ func (r *replica) openDatabase(ctx context.Context, p *parts) error {
 	if err := r.wait(ctx, "database", p.db.CheckSafe); err != nil {
 		return err
 	}
-	return r.wait(ctx, "schema", func(ctx context.Context) error {
+	err = r.wait(ctx, "schema", func(ctx context.Context) error {
 		if r.settings.AutoMigrate {
 			return postgres.Migrate(ctx, p.pool, r.log)
 		}
 		return postgres.CheckMigrated(ctx, p.pool)
 	})
+	if err != nil {
+		return err
+	}
+	return r.wait(ctx, "database", p.db.CheckHome)
 }
 
 // wait tries until it works or ctx ends. What no waiting mends ends it at once: that is every fault that is not
