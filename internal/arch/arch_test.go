@@ -37,6 +37,7 @@ var packages = map[string]layer{
 	"internal/seal":                 leaf,
 	"internal/unixsock":             leaf,
 	"internal/config":               leaf,
+	"internal/span":                 leaf,
 	"internal/ca":                   leaf, // the contract; who keeps it are ca/embedded and ca/stepca
 	"internal/peer":                 domain,
 	"internal/grant":                domain,
@@ -107,6 +108,7 @@ var owners = []struct {
 	{"golang.org/x/mod", []string{"internal/audit"}, "checkpoints have one format"},
 	{"github.com/pires/go-proxyproto", []string{"internal/door"}, "an address is taken from a proxy in one place"},
 	{"github.com/prometheus/client_golang", []string{"internal/telemetry"}, "use cases are observed through their own small types; what a metric is called is decided in one place"},
+	{"go.opentelemetry.io/otel", []string{"internal/span", "internal/telemetry"}, "what a span may carry is decided in one place, and where spans go in another"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
 	{"github.com/redis/go-redis", []string{"internal/valkey", "internal/valkey/valkeytest"}, "one seam for driver errors, and no secret of the address past it"},
 	{"net/http", []string{"internal/edge", "internal/door", "internal/telemetry", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},

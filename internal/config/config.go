@@ -85,7 +85,12 @@ type Embeddings struct {
 // Telemetry says where spans go.
 type Telemetry struct {
 	ServiceName string `env:"SERVICE_NAME" envDefault:"mosaic-gateway" doc:"the name that spans and metrics carry"`
-	Endpoint    string `env:"EXPORTER_OTLP_ENDPOINT" doc:"the OTLP collector; nothing is exported without it"`
+	Endpoint    string `env:"EXPORTER_OTLP_ENDPOINT" doc:"the OTLP collector that spans go to, http or https; nothing is exported without it"`
+	Protocol    string `env:"EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" doc:"how it is spoken to: http/protobuf, at ENDPOINT/v1/traces, or grpc"`
+
+	Headers    seal.Secret `env:"EXPORTER_OTLP_HEADERS" doc:"sent with every export: name=value, and more after commas; values are percent-encoded"`
+	Sampler    string      `env:"TRACES_SAMPLER" envDefault:"always_on" doc:"which traces are recorded: always_on, always_off or traceidratio; what a client says of its own recording is not heard, so the parentbased_ forms are the same"`
+	SamplerArg string      `env:"TRACES_SAMPLER_ARG" doc:"the share of them with traceidratio: 0 to 1"`
 }
 
 // elsewhere are MOSAIC_ names that other parts read: the command line, compose, and this repository's own tests.

@@ -237,6 +237,7 @@ func (l *loader) contradictions(c *Config) {
 	if c.Embeddings.URL != "" {
 		l.url("EMBEDDINGS_URL", c.Embeddings.URL, "http", "https")
 	}
+	l.telemetry(c.Telemetry)
 	if len(c.OIDArc) == 0 {
 		c.OIDArc = []identity.Arc{identity.DefaultArc}
 	}

@@ -109,6 +109,10 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	tracing, err := newTracing(ctx, settings, o.Version, log, &stack)
+	if err != nil {
+		return err
+	}
 	if err := checkComplete(dir); err != nil {
 		return err
 	}
@@ -122,7 +126,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	stack.add("admin socket", ignoreClosed(l.socket.Close))
 	g, err := newGateway(ctx, gatewayConfig{
 		parts: p, tier: "local", name: o.Name, version: o.Version, now: o.Now, log: log,
-		publicURL: "http://" + reachable(l.api.Addr()), federationURL: "https://" + reachable(l.federation.Addr()), settings: settings, metrics: metrics,
+		publicURL: "http://" + reachable(l.api.Addr()), federationURL: "https://" + reachable(l.federation.Addr()), settings: settings, metrics: metrics, tracing: tracing,
 	})
 	if err != nil {
 		return err
@@ -188,7 +192,7 @@ func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, settings c
 	if err := postgres.Migrate(ctx, p.pool, log); err != nil {
 		return p, err
 	}
-	if p.db, err = postgres.Open(ctx, postgres.Config{DSN: pg.DSN(), Dial: pg.DialFunc}); err != nil {
+	if p.db, err = postgres.Open(ctx, postgres.Config{DSN: pg.DSN(), Dial: pg.DialFunc, Trace: settings.Telemetry.Endpoint != ""}); err != nil {
 		return p, err
 	}
 	stack.add("pool", func() error { p.db.Close(); return nil })

@@ -58,6 +58,7 @@ type gatewayConfig struct {
 	publicURL, federationURL string
 	settings                 config.Config
 	metrics                  *telemetry.Metrics
+	tracing                  *telemetry.Tracing
 	now                      func() time.Time
 	log                      *slog.Logger
 }
@@ -178,7 +179,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 			Renew:   enrollment.Renew,
 			Observe: c.metrics.Request,
 		}),
-		Profile: c.profile, Log: c.log, Now: c.now, Observe: c.metrics,
+		Profile: c.profile, Log: c.log, Now: c.now, Observe: c.metrics, Trace: c.tracing.Tracer(),
 	})
 	if !c.federates() {
 		enrollment = nil
@@ -189,7 +190,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Enroll:      enrollment,
 		Guesses:     limit.PerAddress{Limiter: g.limits.strangers, Name: "token", Limit: guessLimit},
 		Credentials: g.credentials, Adder: adder, Querying: query, Searcher: searcher,
-		Cursors: cursors, Keyring: c.keyring, Health: g.health, PublicURL: c.publicURL, CRL: crl.get,
+		Cursors: cursors, Keyring: c.keyring, Health: g.health, Trace: c.tracing.Tracer(), PublicURL: c.publicURL, CRL: crl.get,
 		MCP: mcp.Handler(query, c.version, httpapi.CallerOf), Origin: c.settings.CORSOrigin,
 		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },
 		Version:       c.version, Trusted: c.settings.TrustedProxies, Now: c.now, Log: c.log,
@@ -292,6 +293,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 		front.Go(func() error { return err }) // ends the others
 	}
 	err = front.Wait()
+	base.Go(func() error { flush(g.tracing); return nil })
 	g.refusals.Flush(background)
 	stopBackground()
 	return errors.Join(err, base.Wait())

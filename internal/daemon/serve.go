@@ -71,6 +71,9 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 
 	r := &replica{ServeOptions: o, settings: c, log: log, stack: &stack, waiting: &waiting{tier: string(c.Tier), version: o.Version}}
 	r.metrics = telemetry.NewMetrics(o.Version, string(c.Tier))
+	if r.tracing, err = newTracing(ctx, c, o.Version, log, &stack); err != nil {
+		return err
+	}
 	if err := r.open(); err != nil {
 		return err
 	}
@@ -113,6 +116,7 @@ type replica struct {
 	stack    *closers
 	waiting  *waiting
 	metrics  *telemetry.Metrics
+	tracing  *telemetry.Tracing
 
 	metricsURL string
 	api        net.Listener
@@ -180,7 +184,7 @@ func (r *replica) assemble(ctx context.Context) (*gateway, error) {
 		}
 		g, err = newGateway(ctx, gatewayConfig{
 			parts: p, tier: string(c.Tier), name: c.Name, version: r.Version, now: r.Now, log: r.log,
-			publicURL: c.PublicURL, federationURL: c.FederationURL, settings: c, metrics: r.metrics,
+			publicURL: c.PublicURL, federationURL: c.FederationURL, settings: c, metrics: r.metrics, tracing: r.tracing,
 		})
 		return err
 	})
@@ -218,7 +222,7 @@ func caClient(c config.StepCA, now func() time.Time) (*stepca.Client, []*x509.Ce
 // database that was restored and not accepted.
 func (r *replica) openDatabase(ctx context.Context, p *parts) error {
 	var err error
-	dsn := postgres.Config{DSN: r.settings.DatabaseURL.Reveal()}
+	dsn := postgres.Config{DSN: r.settings.DatabaseURL.Reveal(), Trace: r.settings.Telemetry.Endpoint != ""}
 	if p.pool, err = postgres.PoolConfig(dsn); err != nil {
 		return err
 	}

@@ -29,6 +29,8 @@ type meta struct {
 	actor     string
 	err       error
 	route     string
+
+	traceparent string // of the client, when this gateway makes no spans
 }
 
 type metaKey struct{}

@@ -26,6 +26,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/serving"
+	"github.com/mosaicstack/gateway/internal/span"
 )
 
 // Base is the path every endpoint is under.
@@ -85,7 +86,8 @@ type Config struct {
 	Profile identity.Profile
 	Log     *slog.Logger
 	Now     func() time.Time
-	Observe Observer // nil: nobody measures
+	Observe Observer     // nil: nobody measures
+	Trace   *span.Tracer // nil makes no spans
 }
 
 // Observer is told what the use case does not see. It is on every request's way and must not wait.
@@ -149,8 +151,12 @@ func NewServer(c Config) *http.Server {
 			return h.Serving.Search(r.Context(), c, searchRequest(r, b))
 		}, resource.MaxSearchBytes))
 	})
+	var answers http.Handler = r
+	if c.Trace != nil {
+		answers = edge.Traced(c.Trace, "federation")(r)
+	}
 	return &http.Server{
-		Handler:           edge.Watch(c.Log, "federation", nil, c.Now)(r),
+		Handler:           edge.Watch(c.Log, "federation", nil, c.Now)(answers),
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeaderBytes, ConnContext: withConn, HTTP2: streams(), DisableGeneralOptionsHandler: true,
 		ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // failed handshakes: strangers write these

@@ -26,6 +26,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/postgres"
 	"github.com/mosaicstack/gateway/internal/querying"
 	"github.com/mosaicstack/gateway/internal/serving"
+	"github.com/mosaicstack/gateway/internal/span"
 )
 
 // maxBody bounds every request body but an import's.
@@ -50,7 +51,8 @@ type Config struct {
 	Keyring     Keyring
 	MCP         http.Handler // the tools for assistants' sessions; nil has none
 	Health      Health
-	Guesses     Limiter // per client address: tokens that open nothing
+	Trace       *span.Tracer // nil makes no spans
+	Guesses     Limiter      // per client address: tokens that open nothing
 
 	CRL           func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
 	PublicURL     string                                    // where people reach this API; enrollment URLs begin with it
@@ -116,7 +118,7 @@ func New(c Config) http.Handler {
 		a.keyring()
 		a.describe(guarded.OpenAPI())
 	})
-	return secretive(edge.Observe(c.Log, "api", c.Trusted, c.Now)(r))
+	return secretive(edge.Observe(c.Log, "api", c.Trusted, c.Now)(edge.Traced(c.Trace, "api")(r)))
 }
 
 var errNotFederated = &fault.Fault{

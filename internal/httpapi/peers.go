@@ -368,7 +368,7 @@ func (a *api) across() {
 // CallerOf is on whose behalf a peer is asked: the user acted for, the user, or the bare admin socket.
 func CallerOf(ctx context.Context) querying.Caller {
 	p := principalOf(ctx)
-	c := querying.Caller{RequestID: edge.RequestID(ctx), Actor: p.Name()}
+	c := querying.Caller{RequestID: edge.RequestID(ctx), Actor: p.Name(), Traceparent: edge.Traceparent(ctx)}
 	if u := p.Subject(); u != nil {
 		c.UserID = u.ID
 	}

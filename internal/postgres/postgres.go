@@ -26,6 +26,7 @@ type Config struct {
 	DSN      string // a libpq connection string or URL
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	MaxConns int32 // zero: 16
+	Trace    bool  // make spans of the statements of recorded requests
 }
 
 // The statement timeout of every connection, in milliseconds (spec 8): a runaway read must not hold a
@@ -95,6 +96,9 @@ func PoolConfig(c Config) (*pgxpool.Config, error) {
 		pc.ConnConfig.DialFunc = c.Dial
 	}
 	pc.ConnConfig.DialFunc = readingAhead(pc.ConnConfig.DialFunc)
+	if c.Trace {
+		pc.ConnConfig.Tracer = statements{}
+	}
 	pc.MaxConns = 16
 	if c.MaxConns > 0 {
 		pc.MaxConns = c.MaxConns

@@ -17,6 +17,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
+	"github.com/mosaicstack/gateway/internal/span"
 )
 
 // The names of a request's sources that are no peer's: no peer may be called so.
@@ -132,6 +133,9 @@ func (s *Service) ListAcross(ctx context.Context, c Caller, res string, from Sou
 
 // gather asks all sources for their first page at once, merges, and says how each did and where to go on.
 func (s *Service) gather(ctx context.Context, feeds []*feed, limit int, binding string) (Page, error) {
+	ctx, across := span.Start(ctx, span.FanOut)
+	defer across.End()
+	across.Sources(len(feeds))
 	var wg sync.WaitGroup
 	for _, f := range feeds {
 		wg.Go(func() { f.fill(ctx) })

@@ -16,6 +16,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/peer"
 	"github.com/mosaicstack/gateway/internal/resource"
+	"github.com/mosaicstack/gateway/internal/span"
 )
 
 // DefaultTimeout is what one peer gets to answer one query.
@@ -33,7 +34,7 @@ type Caller struct {
 	UserID      uuid.UUID // zero for the operator at the admin socket, who may use any credential
 	RequestID   string
 	Actor       string // for the audit log, as account.Principal.Name gives it
-	Traceparent string // W3C trace context of the request; empty for none
+	Traceparent string // of the request, for peers when this gateway makes no spans; empty for none
 }
 
 func (c Caller) operator() bool { return c.UserID == uuid.Nil }
@@ -165,7 +166,18 @@ type run struct {
 }
 
 // do carries a query through. Whatever the peer was asked is on record before anything is said about it.
-func (r *run) do(ctx context.Context, peerRef string, call func() (Call, error), read func(Answer) (int, error)) error {
+func (r *run) do(ctx context.Context, peerRef string, call func() (Call, error), read func(Answer) (int, error)) (err error) {
+	ctx, asked := span.Start(ctx, span.Query)
+	rows := 0
+	defer func() {
+		asked.Asks(string(r.verb), r.resource)
+		asked.Between(r.credential.Peer.ID, r.credential.RemoteGrantID)
+		asked.Source(StatusOf(err), rows)
+		if err != nil {
+			asked.Failed(fault.From(err).Code)
+		}
+		asked.End()
+	}()
 	if err := r.find(ctx, peerRef); err != nil {
 		if k := fault.From(err).Kind; k == fault.Internal || k == fault.Unavailable {
 			return err // nobody was denied anything, and nothing was asked
@@ -176,8 +188,8 @@ func (r *run) do(ctx context.Context, peerRef string, call func() (Call, error),
 	if err != nil {
 		return r.record(ctx, err, 0, 0)
 	}
-	rows, err := read(answer)
-	if err != nil {
+	if rows, err = read(answer); err != nil {
+		rows = 0
 		return r.record(ctx, err, 0, 0)
 	}
 	if r.s.Touch != nil {
@@ -293,6 +305,8 @@ func (r *run) record(ctx context.Context, err error, rows, size int) error {
 			e.Outcome = audit.Failed
 		}
 	}
+	ctx, commit := span.Start(ctx, span.Audit)
+	defer commit.End()
 	if recorded := r.s.Audit.Record(ctx, e); recorded != nil {
 		return errors.Join(recorded, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
+	"github.com/mosaicstack/gateway/internal/span"
 )
 
 // fusion is the constant of reciprocal rank fusion: how little the first ranks weigh more than those after them.
@@ -36,6 +37,9 @@ func (s *Service) SearchAcross(ctx context.Context, c Caller, res string, from S
 	if err != nil {
 		return Page{}, err
 	}
+	ctx, across := span.Start(ctx, span.FanOut)
+	defer across.End()
+	across.Sources(len(at))
 	found, failed := make([]Page, len(at)), make([]error, len(at))
 	var wg sync.WaitGroup
 	for i, p := range at {

@@ -14,7 +14,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/querying"
+	"github.com/mosaicstack/gateway/internal/span"
 )
 
 // The bounds of a connection pool. An answer is cut at 8 MiB by the peer; the rest is for what surrounds it.
@@ -47,8 +49,24 @@ type pool struct {
 // NewClient returns a Client without connections.
 func NewClient() *Client { return &Client{pools: map[uuid.UUID]pool{}} }
 
-// Do sends one request. The context bounds all of it.
+// Do implements querying.Client: it sends one request. The context bounds all of it. Of this gateway's trace the peer is
+// told the two ids and whether it is recorded here; a tracestate or baggage is never sent.
 func (c *Client) Do(ctx context.Context, t querying.Target, call querying.Call) (querying.Answer, error) {
+	ctx, asked := span.StartCall(ctx)
+	defer asked.End()
+	if above := span.Traceparent(ctx); above != "" {
+		call.Traceparent = above
+	}
+	answer, err := c.send(ctx, t, call)
+	if err != nil {
+		asked.Failed(fault.From(err).Code)
+	} else {
+		asked.Answered(answer.Status)
+	}
+	return answer, err
+}
+
+func (c *Client) send(ctx context.Context, t querying.Target, call querying.Call) (querying.Answer, error) {
 	u, err := url.Parse(t.URL)
 	if err != nil || u.Scheme != "https" {
 		return querying.Answer{}, fmt.Errorf("credential %s has no https address", t.CredentialID)

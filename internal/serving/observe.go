@@ -1,9 +1,11 @@
 package serving
 
 import (
+	"context"
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/span"
 )
 
 // Step is a part of a request's way whose time is told apart.
@@ -46,8 +48,11 @@ func (r *run) lap(s Step) {
 	r.lapped = now
 }
 
-// observed tells the observer how the request ended.
-func (r *run) observed(err error) {
+// observed tells the observer how the request ended, and the request's span whom and what it was about.
+func (r *run) observed(ctx context.Context, err error) {
+	request := span.Of(ctx)
+	request.Asks(r.verb, r.res)
+	request.Between(r.plan.PeerID, r.caller.Identity.GrantID)
 	if r.s.Observe == nil {
 		return
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/resource"
 	"github.com/mosaicstack/gateway/internal/scope"
+	"github.com/mosaicstack/gateway/internal/span"
 )
 
 // The bounds of an answer.
@@ -221,7 +222,7 @@ func (r *run) do(ctx context.Context, work func(p Plan) (answer, error)) (Answer
 		if !ended { // a panic, on its way to where it becomes a 500
 			_ = r.record(ctx, r.event(fault.Internal.Status(), audit.Failed, fault.ErrInternal.Code, answer{}))
 		}
-		r.observed(err)
+		r.observed(ctx, err)
 	}()
 	var out Answer
 	out, err = r.carry(ctx, work)
@@ -323,7 +324,9 @@ func (r *run) spend(ctx context.Context) (err error) {
 		return nil
 	}
 	r.spent = true
+	ctx, limit := span.Start(ctx, span.Limit)
 	r.standing, err = r.s.Limiter.Take(ctx, r.buckets()...)
+	limit.End()
 	r.lap(StepLimit)
 	if err == nil && r.standing.Refused() {
 		err = ErrRateLimited.After(r.standing.Wait)
@@ -364,7 +367,9 @@ func (r *run) refuse(ctx context.Context, err error) error {
 func (r *run) record(ctx context.Context, e audit.Event) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
 	defer cancel()
+	ctx, commit := span.Start(ctx, span.Audit)
 	err := r.s.Audit.Record(ctx, e)
+	commit.End()
 	r.lap(StepAudit)
 	return err
 }
