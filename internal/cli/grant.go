@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,6 +26,7 @@ type grantDoc struct {
 	RatePerMinute  *int            `json:"rate_per_minute"`
 	Burst          *int            `json:"burst"`
 	RowsPerDay     *int64          `json:"rows_per_day"`
+	CacheSeconds   *int            `json:"cache_seconds"`
 	ExpiresAt      *time.Time      `json:"expires_at"`
 	CreatedAt      time.Time       `json:"created_at"`
 	ActivatedAt    *time.Time      `json:"activated_at"`
@@ -79,9 +81,10 @@ func (a *app) grantCreate() *cobra.Command {
 		Rate     string          `json:"rate,omitempty"`
 		Burst    *int            `json:"burst,omitempty"`
 		RowsADay *int64          `json:"rows_per_day,omitempty"`
+		Cache    *int            `json:"cache_seconds,omitempty"`
 	}
 	var file string
-	var burst int
+	var burst, cache int
 	var rows int64
 	cmd := a.leaf("create", nil, "Let a peer read a scope on behalf of a user", func(cmd *cobra.Command, _ []string) error {
 		c, err := a.connect(cmd)
@@ -96,6 +99,9 @@ func (a *app) grantCreate() *cobra.Command {
 		}
 		if cmd.Flags().Changed("rows-per-day") {
 			body.RowsADay = &rows
+		}
+		if cmd.Flags().Changed("cache-seconds") {
+			body.Cache = &cache
 		}
 		doc, err := c.do(cmd.Context(), post(body, "api", "federation", "grants"))
 		if err != nil {
@@ -117,6 +123,7 @@ func (a *app) grantCreate() *cobra.Command {
 	flags.StringVar(&body.Rate, "rate", "", "how many requests, such as 120/min (default 120/min)")
 	flags.IntVar(&burst, "burst", 0, "how many requests at once (default 60)")
 	flags.Int64Var(&rows, "rows-per-day", 0, "the most rows on a day of UTC (default as many as rate and scope allow)")
+	flags.IntVar(&cache, "cache-seconds", 0, "how long the peer may show rows while this gateway is away, 0 to 300; 0: it may keep none (default 300)")
 	return require(cmd, "peer", "user", "scope")
 }
 
@@ -169,6 +176,9 @@ func (a *app) grantFields(ctx context.Context, c *client, g grantDoc) []field {
 	}
 	if g.ExpiresAt != nil {
 		fields[len(fields)-1].value = a.fullTime(g.ExpiresAt)
+	}
+	if g.CacheSeconds != nil {
+		fields = slices.Insert(fields, len(fields)-2, field{"kept", keptFor(*g.CacheSeconds)})
 	}
 	for _, event := range []struct {
 		name, reason string
@@ -297,6 +307,14 @@ func rateOf(g grantDoc) string {
 		rate += fmt.Sprintf(", %d rows a day", *g.RowsPerDay)
 	}
 	return rate
+}
+
+// keptFor says what the peer may keep.
+func keptFor(seconds int) string {
+	if seconds == 0 {
+		return "nothing"
+	}
+	return fmt.Sprintf("for %d s, shown only while this gateway is away", seconds)
 }
 
 // limitText is empty when there is no limit.

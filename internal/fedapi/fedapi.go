@@ -251,6 +251,9 @@ func (h *handler) carry(media string, answer func(*http.Request, serving.Caller,
 		if edge.Encoded(r) {
 			caller.Mistake = edge.ErrContentEncoding
 		}
+		if held := r.Header["If-None-Match"]; held != nil {
+			caller.IfNoneMatch = strings.Join(held, ",")
+		}
 		var b body
 		if most > 0 && caller.Mistake == nil && r.URL.RawQuery == "" { // else there is a mistake already
 			b = h.readBody(w, r, most)
@@ -265,8 +268,12 @@ func (h *handler) carry(media string, answer func(*http.Request, serving.Caller,
 		}
 		_ = http.NewResponseController(w).SetWriteDeadline(h.Now().Add(writeDeadline))
 		head := w.Header()
+		writeValidator(head, a.Validator)
+		if a.Validator.Unchanged {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
 		head.Set("Content-Type", media)
-		head.Set("Cache-Control", "no-store")
 		head.Set("Content-Length", strconv.Itoa(len(a.Body)))
 		who.unread.Add(int64(len(a.Body)))
 		defer who.unread.Add(-int64(len(a.Body)))

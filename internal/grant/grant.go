@@ -33,6 +33,7 @@ type Grant struct {
 	RatePerMinute  *int   // nil for DefaultLimit's
 	Burst          *int   // nil for DefaultLimit's
 	RowsPerDay     *int64 // nil: no budget of rows
+	CacheSeconds   int    // how long the peer may show rows while this gateway cannot be asked; 0: it may keep none
 	ExpiresAt      *time.Time
 	ApprovedBy     *uuid.UUID // nil when the admin socket approved it, which has no user
 	ApprovedAt     *time.Time // set when approved

@@ -20,9 +20,10 @@ func (l Limit) String() string {
 
 // The highest limits that can be set.
 const (
-	MaxRate       = 1_000_000
-	MaxBurst      = 1_000_000
-	MaxRowsPerDay = 1_000_000_000
+	MaxRate         = 1_000_000
+	MaxBurst        = 1_000_000
+	MaxRowsPerDay   = 1_000_000_000
+	MaxCacheSeconds = 300 // also what a grant has that sets none
 )
 
 // DefaultLimit is the limit of a grant that sets none.
@@ -47,6 +48,12 @@ var (
 		Code:   "rows_per_day_invalid",
 		Detail: "a budget of rows is 1 to 1000000000 a day",
 		Hint:   "leave it out for no budget; the rate and the rows of a query bound it then",
+	}
+	ErrCacheSecondsInvalid = &fault.Fault{
+		Kind:   fault.Invalid,
+		Code:   "cache_seconds_invalid",
+		Detail: "a peer may show rows for 0 to 300 seconds while this gateway cannot be asked",
+		Hint:   "leave it out for 300; 0 lets the peer keep nothing",
 	}
 )
 
@@ -93,6 +100,14 @@ func CheckBurst(burst int) error {
 func CheckRowsPerDay(rows int64) error {
 	if rows < 1 || rows > MaxRowsPerDay {
 		return ErrRowsPerDayInvalid
+	}
+	return nil
+}
+
+// CheckCacheSeconds holds what a peer may keep to 0..300 seconds.
+func CheckCacheSeconds(seconds int) error {
+	if seconds < 0 || seconds > MaxCacheSeconds {
+		return ErrCacheSecondsInvalid
 	}
 	return nil
 }

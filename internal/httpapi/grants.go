@@ -33,6 +33,7 @@ type grantBody struct {
 	RatePerMinute  int             `json:"rate_per_minute"`
 	Burst          int             `json:"burst"`
 	RowsPerDay     *int64          `json:"rows_per_day" doc:"the most rows it gives on a day of UTC; null without a budget"`
+	CacheSeconds   int             `json:"cache_seconds" doc:"how long the peer may show rows while this gateway cannot be asked; 0: it may keep none"`
 	ExpiresAt      *time.Time      `json:"expires_at"`
 	ApprovedBy     *uuid.UUID      `json:"approved_by"`
 	ApprovedAt     *time.Time      `json:"approved_at"`
@@ -53,7 +54,7 @@ func (a *api) toGrant(g grant.Grant) grantBody {
 	limit := g.Limit()
 	return grantBody{
 		ID: g.ID, PeerID: g.PeerID, Peer: g.Peer, SubjectUserID: g.SubjectUserID, Status: g.EffectiveStatus(a.Now()), Scope: doc,
-		RatePerMinute: limit.PerMinute, Burst: limit.Burst, RowsPerDay: g.RowsPerDay, ExpiresAt: g.ExpiresAt, ApprovedBy: g.ApprovedBy, ApprovedAt: g.ApprovedAt,
+		RatePerMinute: limit.PerMinute, Burst: limit.Burst, RowsPerDay: g.RowsPerDay, CacheSeconds: g.CacheSeconds, ExpiresAt: g.ExpiresAt, ApprovedBy: g.ApprovedBy, ApprovedAt: g.ApprovedAt,
 		ApprovalReason: g.ApprovalReason, CreatedAt: g.CreatedAt, UpdatedAt: g.UpdatedAt, ActivatedAt: g.ActivatedAt,
 		RevokedAt: g.RevokedAt, RevokedReason: g.RevokedReason, Version: g.Version,
 	}
@@ -168,12 +169,13 @@ func (a *api) grantCreation() {
 			Rate     string          `json:"rate,omitempty" doc:"requests, for example 120/min"`
 			Burst    *int            `json:"burst,omitempty" doc:"how many requests may come at once"`
 			RowsADay *int64          `json:"rows_per_day,omitempty" doc:"the most rows it gives on a day of UTC; no such budget when left out"`
+			Cache    *int            `json:"cache_seconds,omitempty" doc:"how long the peer may show rows while this gateway cannot be asked: 0 to 300, 300 when left out"`
 		}
 	}
 	op := created(operation(http.MethodPost, "/api/federation/grants", "grant-create", "Grant a peer a scope on behalf of a user", "grants", account.GrantsWrite))
 	op.MaxBodyBytes = scope.MaxDocumentBytes + maxBody
 	register(a, op, func(ctx context.Context, in *newGrantRequest) (*body[grantAndEnrollment], error) {
-		n := postgres.NewGrant{SubjectUser: in.Body.User, Burst: in.Body.Burst, RowsPerDay: in.Body.RowsADay}
+		n := postgres.NewGrant{SubjectUser: in.Body.User, Burst: in.Body.Burst, RowsPerDay: in.Body.RowsADay, CacheSeconds: in.Body.Cache}
 		var err error
 		if n.PeerName, err = peer.ParseName(in.Body.Peer); err != nil {
 			return nil, err
@@ -202,6 +204,11 @@ func (a *api) grantCreation() {
 		}
 		if n.RowsPerDay != nil {
 			if err := grant.CheckRowsPerDay(*n.RowsPerDay); err != nil {
+				return nil, err
+			}
+		}
+		if n.CacheSeconds != nil {
+			if err := grant.CheckCacheSeconds(*n.CacheSeconds); err != nil {
 				return nil, err
 			}
 		}

@@ -25,7 +25,7 @@ var ErrGrantNotFound = &fault.Fault{
 // Grants stores what we promised to peers.
 type Grants struct{ *DB }
 
-const grantColumns = `g.id, g.peer_id, p.name, g.subject_user_id, g.scope, g.status, g.rate_per_minute, g.burst, g.rows_per_day, g.expires_at,
+const grantColumns = `g.id, g.peer_id, p.name, g.subject_user_id, g.scope, g.status, g.rate_per_minute, g.burst, g.rows_per_day, g.cache_seconds, g.expires_at,
 	g.approved_by, g.approved_at, coalesce(g.approval_reason, ''), g.created_at, g.updated_at, g.activated_at, g.revoked_at,
 	coalesce(g.revoked_reason, ''), g.version`
 
@@ -33,7 +33,7 @@ func grantFields(g *grant.Grant) []any {
 	return []any{
 		&g.ID, &g.PeerID, &g.Peer, &g.SubjectUserID,
 		scopeColumn{&g.Scope},
-		&g.Status, &g.RatePerMinute, &g.Burst, &g.RowsPerDay, &g.ExpiresAt,
+		&g.Status, &g.RatePerMinute, &g.Burst, &g.RowsPerDay, &g.CacheSeconds, &g.ExpiresAt,
 		&g.ApprovedBy, &g.ApprovedAt, &g.ApprovalReason, &g.CreatedAt, &g.UpdatedAt, &g.ActivatedAt, &g.RevokedAt,
 		&g.RevokedReason, &g.Version,
 	}
@@ -70,6 +70,7 @@ type NewGrant struct {
 	RatePerMinute *int
 	Burst         *int
 	RowsPerDay    *int64
+	CacheSeconds  *int          // nil: grant.MaxCacheSeconds
 	TTL           time.Duration // zero: without an end
 }
 
@@ -102,9 +103,9 @@ func (s *Grants) CreateGrant(ctx context.Context, n NewGrant, t NewToken, act au
 		if n.TTL > 0 {
 			ttl = n.TTL
 		}
-		if err := tx.QueryRow(ctx, `INSERT INTO federation_grants (peer_id, subject_user_id, scope, rate_per_minute, burst, rows_per_day, expires_at, created_by)
-			VALUES ($1, $2, $3, $4, $5, $6, now() + $7::interval, $8) RETURNING id`,
-			p.ID, subject.ID, doc, n.RatePerMinute, n.Burst, n.RowsPerDay, ttl, act.Actor).Scan(&id); err != nil {
+		if err := tx.QueryRow(ctx, `INSERT INTO federation_grants (peer_id, subject_user_id, scope, rate_per_minute, burst, rows_per_day, cache_seconds, expires_at, created_by)
+			VALUES ($1, $2, $3, $4, $5, $6, coalesce($7::integer, $8::integer), now() + $9::interval, $10) RETURNING id`,
+			p.ID, subject.ID, doc, n.RatePerMinute, n.Burst, n.RowsPerDay, n.CacheSeconds, grant.MaxCacheSeconds, ttl, act.Actor).Scan(&id); err != nil {
 			return err
 		}
 		if out, err = findGrant(ctx, tx, id, ""); err != nil {

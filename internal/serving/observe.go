@@ -57,7 +57,7 @@ func (r *run) observed(ctx context.Context, err error) {
 		return
 	}
 	o := &r.seen
-	o.Verb, o.Resource, o.Status, o.Took = r.verb, r.res, 200, r.s.Now().Sub(r.started)
+	o.Verb, o.Resource, o.Took = r.verb, r.res, r.s.Now().Sub(r.started)
 	if err != nil {
 		f := fault.From(err)
 		o.Status, o.Code = f.Kind.Status(), f.Code

@@ -124,8 +124,9 @@ type Limiter interface {
 // Answer is what a request is answered with. Its Limit is set as soon as a limit has looked at the request, so it
 // comes with a refusal too.
 type Answer struct {
-	Body  []byte
-	Limit grant.Standing
+	Body      []byte
+	Limit     grant.Standing
+	Validator Validator // of an answer with rows, for a caller that keeps answers
 
 	lent *lent
 }
@@ -175,7 +176,8 @@ type Caller struct {
 	Identity      identity.Identity
 	RequestID     string
 	RemoteAddress string
-	Mistake       error // what is wrong with the request, whatever it asks for; told only to those who may ask
+	Mistake       error  // what is wrong with the request, whatever it asks for; told only to those who may ask
+	IfNoneMatch   string // tags of the answers that the caller holds (RFC 9110, section 13.1.2); empty: it keeps none
 }
 
 // run is one request on its way: what is known of it so far, for the audit row.
@@ -208,7 +210,17 @@ type answer struct {
 	rows int
 	lent *lent // what body is written into, if it goes back
 
-	recorded bool // the work is done for good, and its audit row was written with it
+	stable    int // bytes of the body that are the same for the same rows; 0: all of them
+	validator Validator
+	recorded  bool // the work is done for good, and its audit row was written with it
+}
+
+// status is what the answer has on record.
+func (a answer) status() int {
+	if a.validator.Unchanged {
+		return unchanged
+	}
+	return 200
 }
 
 // do carries a request through: work is the one statement, run again once when the plan turns out stale.
@@ -267,7 +279,7 @@ func (r *run) carry(ctx context.Context, work func(p Plan) (answer, error)) (out
 		return out, r.refuse(ctx, err)
 	}
 	if !a.recorded {
-		err = r.record(ctx, r.event(200, audit.OK, "", a))
+		err = r.record(ctx, r.event(a.status(), audit.OK, "", a))
 	}
 	if err != nil {
 		r.giveBack(ctx, r.reserved.Rows)
@@ -276,7 +288,8 @@ func (r *run) carry(ctx context.Context, work func(p Plan) (answer, error)) (out
 	if s.Touch != nil {
 		s.Touch(r.plan.PeerID)
 	}
-	out.Body, out.lent = a.body, a.lent
+	r.seen.Status = a.status()
+	out.Body, out.lent, out.Validator = a.body, a.lent, a.validator
 	return out, nil
 }
 
@@ -296,6 +309,9 @@ func (r *run) attempt(ctx context.Context, work func(p Plan) (answer, error)) (a
 		}
 		if errors.Is(err, errStale) && !fresh {
 			continue
+		}
+		if err == nil {
+			r.validate(&a)
 		}
 		return a, err
 	}

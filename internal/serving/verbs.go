@@ -46,8 +46,9 @@ func (s *Service) List(ctx context.Context, c Caller, q ListRequest) (Answer, er
 			body.back()
 			return answer{}, err
 		}
-		body.bytes, err = s.page(rows, lq.Rows, capped || rows.Cut, binding(p, q))
-		return answer{body: body.bytes, rows: rows.Count, lent: body}, err
+		var stable int
+		body.bytes, stable, err = s.page(rows, lq.Rows, capped || rows.Cut, binding(p, q))
+		return answer{body: body.bytes, rows: rows.Count, lent: body, stable: stable}, err
 	})
 }
 
@@ -82,23 +83,26 @@ func binding(p Plan, q ListRequest) string {
 	return "list\x00" + p.GrantID.String() + "\x00" + q.Resource + "\x00" + q.Since
 }
 
-// page ends the body that the rows are in.
-func (s *Service) page(rows Rows, limit int, capped bool, binding string) ([]byte, error) {
+// page ends the body that the rows are in. Stable is how much of it depends on the rows alone: no two sealings of one
+// position are alike, and the position is that of the last row.
+func (s *Service) page(rows Rows, limit int, capped bool, binding string) (body []byte, stable int, err error) {
 	b := append(rows.Docs, `],"page":{"limit":`...)
 	b = strconv.AppendInt(b, int64(limit), 10)
 	b = append(b, `,"capped":`...)
 	b = strconv.AppendBool(b, capped)
 	b = append(b, `,"next_cursor":`...)
 	if !rows.More {
-		return append(b, `null}}`...), nil
+		b = append(b, `null}}`...)
+		return b, len(b), nil
 	}
 	cursor, err := s.Cursors.Seal(rows.Last, binding)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	b = append(b, '"')
+	stable = len(b)
 	b = append(b, cursor...)
-	return append(b, `"}}`...), nil
+	return append(b, `"}}`...), stable, nil
 }
 
 // Get answers with one row: {"data":{…}}.
