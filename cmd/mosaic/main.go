@@ -15,17 +15,20 @@ import (
 // version is set by the linker (-X main.version=v1.2.3); without that, the build itself is asked.
 var version string
 
-func main() {
-	os.Exit(run(context.Background(), cli.Env{
+func main() { os.Exit(run(context.Background(), process(time.Now))) }
+
+// process is what the operating system gives a command, and a clock.
+func process(now func() time.Time) cli.Env {
+	return cli.Env{
 		Args:    os.Args[1:],
 		Getenv:  os.Getenv,
 		Environ: os.Environ,
 		Stdin:   os.Stdin,
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
-		Now:     time.Now,
+		Now:     now,
 		Version: versionOf(version, debug.ReadBuildInfo),
-	}))
+	}
 }
 
 // run ends the command's context on the first SIGINT or SIGTERM, so that it can stop in good order; the second

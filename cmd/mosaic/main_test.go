@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -13,13 +15,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/rs/zerolog"
 
 	"github.com/mosaicstack/gateway/internal/cli"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mosaic": main})
+	toxics.Register("swallow", new(swallow))
+	toxics.Register("lose", new(lose))
+	zerolog.SetGlobalLevel(zerolog.Disabled) // toxiproxy's
+	testscript.Main(m, map[string]func(){"mosaic": onAnyClock})
+}
+
+// clockName is by how much the clock of a program that a test starts is wrong. Only the tests' program reads it.
+const clockName = "MOSAIC_TEST_CLOCK"
+
+// onAnyClock is main for tests.
+func onAnyClock() {
+	wrong, err := time.ParseDuration(cmp.Or(os.Getenv(clockName), "0s"))
+	if err != nil {
+		panic(err)
+	}
+	os.Exit(run(context.Background(), process(func() time.Time { return time.Now().Add(wrong) })))
 }
 
 // The scripts are the contract of the command line: what goes to stdout, what to stderr, and the exit code.
