@@ -4,8 +4,10 @@ import (
 	"context"
 	"os"
 
+	"github.com/mosaicstack/gateway/internal/ca/embedded"
 	"github.com/mosaicstack/gateway/internal/cli"
 	"github.com/mosaicstack/gateway/internal/daemon"
+	"github.com/mosaicstack/gateway/internal/seal"
 )
 
 // gateway gives the command line the commands that are a gateway themselves.
@@ -25,6 +27,12 @@ func gateway(env cli.Env) cli.Gateway {
 				return daemon.MigrationStatus(ctx, serveOptions(env, o))
 			}
 			return daemon.Migrate(ctx, serveOptions(env, o))
+		},
+		MigrateTier: func(ctx context.Context, m cli.MigrateTier, o cli.Streams) error {
+			return daemon.MigrateTier(ctx, daemon.MigrateTierOptions{
+				ServeOptions: serveOptions(env, o), Dir: m.Dir, To: seal.NewSecret(m.To), Apply: m.Apply, Finish: m.Finish,
+				CA: embedded.Export{Dir: m.CADir, Home: m.CAHome, Address: m.CAAddress, DNSNames: m.CANames},
+			})
 		},
 		AcceptRestore: func(ctx context.Context, r cli.Restore, o cli.Streams) error {
 			return daemon.AcceptRestore(ctx, daemon.RestoreOptions{ServeOptions: serveOptions(env, o), Moved: r.Moved, WithoutCRL: r.WithoutCRL})

@@ -50,12 +50,25 @@ type Gateway struct {
 	Migrate func(ctx context.Context, status bool, o Streams) error
 	// AcceptRestore makes a restored database the gateway's.
 	AcceptRestore func(ctx context.Context, r Restore, o Streams) error
+	// MigrateTier copies a local tier into the database of a federated one.
+	MigrateTier func(ctx context.Context, m MigrateTier, o Streams) error
 }
 
 // Restore says of a database that is a copy what is known of it.
 type Restore struct {
 	Moved      bool // it is the same one, and has lost nothing
 	WithoutCRL bool // there is no revocation list to take over
+}
+
+// MigrateTier are the flags of "gateway migrate-tier".
+type MigrateTier struct {
+	Dir           string
+	To            string // the target's connection string, a secret
+	Apply, Finish bool
+	CADir         string // where the CA goes; empty: nowhere
+	CAHome        string // its path on the machine that runs step-ca
+	CAAddress     string
+	CANames       []string
 }
 
 // Streams is where a command that does not speak HTTP writes, and in which form.

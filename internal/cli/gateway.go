@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,9 @@ func (a *app) gateway() *cobra.Command {
 	}
 	if a.env.Gateway.AcceptRestore != nil {
 		cmd.AddCommand(a.acceptRestore())
+	}
+	if a.env.Gateway.MigrateTier != nil {
+		cmd.AddCommand(a.migrateTier())
 	}
 	return cmd
 }
@@ -128,4 +132,34 @@ func (a *app) healthcheck() *cobra.Command {
 		fmt.Fprintln(&a.out, "ok")
 		return nil
 	})
+}
+
+func (a *app) migrateTier() *cobra.Command {
+	var m MigrateTier
+	cmd := a.leaf("migrate-tier", nil, "Copy a local tier into the database of a federated one: a dry run, unless --apply or --finish", func(cmd *cobra.Command, _ []string) error {
+		if m.To == "" {
+			return misuse(cmd, "--to is needed: the target's connection string, a file that holds it, or - for standard input")
+		}
+		if m.CADir == "" && (m.CAHome != "" || m.CAAddress != "" || len(m.CANames) > 0) {
+			return misuse(cmd, "--ca-home, --ca-address and --ca-name go with --ca-out")
+		}
+		to, err := a.secret(cmd, secretSource{
+			name: "--to", kind: "a connection string", value: m.To, spaced: true,
+			literal: func(v string) bool { return strings.Contains(v, "://") || strings.Contains(v, "=") },
+		})
+		if err != nil {
+			return err
+		}
+		m.Dir, m.To = a.directory(cmd), to
+		return a.env.Gateway.MigrateTier(cmd.Context(), m, a.streams())
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&m.To, "to", "", "the target's connection string (- reads it from stdin, or name a file)")
+	flags.BoolVar(&m.Apply, "apply", false, "copy and verify; goes on where an earlier run was stopped")
+	flags.BoolVar(&m.Finish, "finish", false, "verify once more, let the target serve, and keep the directory from serving")
+	flags.StringVar(&m.CADir, "ca-out", "", "export the CA to this directory, for a stock step-ca")
+	flags.StringVar(&m.CAHome, "ca-home", "", "where that directory will be on the machine that runs step-ca")
+	flags.StringVar(&m.CAAddress, "ca-address", "", "HOST:PORT that step-ca will listen on (default 127.0.0.1:9000)")
+	flags.StringSliceVar(&m.CANames, "ca-name", nil, "name or address under which step-ca will be reached; may be repeated")
+	return cmd
 }

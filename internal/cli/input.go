@@ -108,6 +108,7 @@ type secretSource struct {
 	kind    string // of the secret, with an article
 	value   string
 	literal func(value string) bool // whether a value is the secret itself
+	spaced  bool                    // it may be of several words
 }
 
 // secret reads a secret. Errors never repeat a value that could be one.
@@ -134,10 +135,10 @@ func (a *app) secret(cmd *cobra.Command, s secretSource) (string, error) {
 	return s.check(path, raw)
 }
 
-// check holds what was read to one word of visible ASCII, which is what tokens and URLs are.
+// check holds what was read to visible ASCII, and to one word, which is what tokens and URLs are.
 func (s secretSource) check(from string, raw []byte) (string, error) {
 	word := strings.TrimSpace(string(raw))
-	if word == "" || len(raw) > maxSecretBytes || strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if word == "" || len(raw) > maxSecretBytes || strings.ContainsFunc(word, func(r rune) bool { return r < ' ' || r == ' ' && !s.spaced || r > '~' }) {
 		return "", errSecretUnreadable.With("%s does not hold %s", from, s.kind)
 	}
 	return word, nil

@@ -113,7 +113,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := checkComplete(dir); err != nil {
+	if err := errors.Join(checkMoved(dir), checkComplete(dir)); err != nil {
 		return err
 	}
 	p, err := startParts(ctx, o, dir, settings, log, &stack)

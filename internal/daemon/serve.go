@@ -245,7 +245,10 @@ func (r *replica) openDatabase(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
-	return r.wait(ctx, "database", p.db.CheckHome)
+	if err := r.wait(ctx, "database", p.db.CheckHome); err != nil {
+		return err
+	}
+	return r.wait(ctx, "database", p.db.CheckTierMigration)
 }
 
 // wait tries until it works or ctx ends. What no waiting mends ends it at once: that is every fault that is not

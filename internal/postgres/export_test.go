@@ -15,3 +15,6 @@ func SearchSQL(l serving.Lookup) string {
 
 // AppendError sorts what can become of a batch.
 func AppendError(err error) error { return appendError(err) }
+
+// Transferred are the tables that a gateway takes along when it moves.
+var Transferred = transferred
