@@ -43,5 +43,5 @@ bench: setup-test
 
 # The storms and crash matrices that make test runs small, long.
 torture: setup-test
-	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m ./internal/enroll ./internal/postgres ./internal/fedapi ./internal/daemon
+	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m ./internal/enroll ./internal/postgres ./internal/fedapi ./internal/daemon ./deploy/step-ca
 	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m -run 'TestRevocationIsLinearizable|TestNoAnswerIsWithoutItsRecord|TestFaultsBetweenGateways' ./cmd/mosaic

@@ -2,7 +2,7 @@
 # Installs what `make run`, `make test` and `make check` need on Debian 12/13 or Ubuntu 24.04.
 #
 #   setup.sh run                  PostgreSQL 15+, pgvector, openssl, curl, CA certificates
-#   setup.sh test                 that, Valkey, a C compiler (the race detector links C) and step-ca
+#   setup.sh test                 that, Valkey, a C compiler (the race detector links C), HAProxy, BusyBox, step and step-ca
 #   setup.sh check                that, staticcheck and gofumpt
 #   setup.sh packages [run|test]  only the distribution's packages; this is the part that needs root
 #
@@ -15,6 +15,7 @@
 set -euo pipefail
 
 step_ca_version=0.30.2
+step_version=0.30.2
 staticcheck_version=0.8.2
 gofumpt_version=0.12.0
 
@@ -110,6 +111,8 @@ find_missing() {
 	[[ -s /etc/ssl/certs/ca-certificates.crt ]] || missing+=(ca-certificates)
 	if [[ $1 == test ]]; then
 		has_valkey || missing+=(valkey-server)
+		have busybox || missing+=(busybox) # its shell is the one of the CA's image
+		[[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
 		have "${cc%% *}" || missing+=(gcc)
 		[[ -f /usr/include/stdlib.h ]] || missing+=(libc6-dev)
 	fi
@@ -359,11 +362,17 @@ install_valkey() {
 	quietly invoke-rc.d "$package" stop || true
 }
 
+install_haproxy() {
+	apt_install haproxy
+	quietly update-rc.d haproxy disable || true # as with Valkey
+	quietly invoke-rc.d haproxy stop || true
+}
+
 install_packages() {
 	local want=$1 package
 	local -a plain=()
 	have apt-get || die "missing: ${missing[*]}; this script can install on Debian 12, Debian 13 and Ubuntu 24.04 only" \
-		'install PostgreSQL 15+ under /usr/lib/postgresql, pgvector, valkey-server, openssl, curl and gcc by hand'
+		'install PostgreSQL 15+ under /usr/lib/postgresql, pgvector, valkey-server, haproxy, busybox, openssl, curl and gcc by hand'
 	exec 9</var/lib/dpkg # locked as a directory, so no lock file is left; dpkg's own locks are other files
 	flock -n 9 || { say 'another set-up is installing packages; waiting for it' && flock 9; }
 	find_missing "$want"
@@ -389,7 +398,7 @@ install_packages() {
 	fi
 	apt_update
 
-	for package in openssl curl ca-certificates gcc libc6-dev; do
+	for package in openssl curl ca-certificates gcc libc6-dev busybox; do
 		! misses "$package" || plain+=("$package")
 	done
 	((${#plain[@]} == 0)) || apt_install "${plain[@]}"
@@ -406,6 +415,7 @@ install_packages() {
 		fi
 	fi
 	! misses valkey-server || install_valkey
+	! misses haproxy || install_haproxy
 
 	rm -f "$pending"
 	find_missing "$want"
@@ -490,6 +500,8 @@ main() {
 	# step-ca without its optional databases: the tests use none of them, and the build is smaller.
 	go_tool step-ca "$step_ca_version" github.com/smallstep/certificates/cmd/step-ca 'about 4 minutes' \
 		-tags nobadger,nobadgerv1,nobadgerv2,nomysql -ldflags "-s -w -X main.Version=$step_ca_version"
+	go_tool step "$step_version" github.com/smallstep/cli/cmd/step 'about 1 minute' \
+		-tags nobadger,nobadgerv1,nobadgerv2,nomysql -ldflags "-s -w -X main.Version=$step_version"
 	[[ $mode == check ]] || return 0
 	go_tool staticcheck "$staticcheck_version" honnef.co/go/tools/cmd/staticcheck 'about 1 minute'
 	go_tool gofumpt "$gofumpt_version" mvdan.cc/gofumpt 'about 20 seconds'

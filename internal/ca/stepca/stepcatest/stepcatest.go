@@ -22,10 +22,13 @@ import (
 	"github.com/mosaicstack/gateway/internal/identity"
 )
 
-// binaryEnv names the step-ca to run; without it the one that deploy/dev/setup.sh installs is taken.
-const binaryEnv = "MOSAIC_TEST_STEP_CA"
+// These name the binaries to run; without them those that deploy/dev/setup.sh installs are taken.
+const (
+	serverEnv  = "MOSAIC_TEST_STEP_CA"
+	commandEnv = "MOSAIC_TEST_STEP"
+)
 
-const version = "0.30.2"
+const version = "0.30.2" // of both
 
 // Server is a running step-ca.
 type Server struct {
@@ -43,6 +46,15 @@ func Start(t testing.TB, edits ...func(*config.Config)) *Server {
 	t.Helper()
 	s := &Server{Dir: filepath.Join(t.TempDir(), "step-ca")}
 	s.create(t)
+	s.serve(t, edits)
+	return s
+}
+
+// Serve runs a step-ca on a directory that somebody else made, with the password of its keys in the file password in it.
+func Serve(t testing.TB, dir string, roots []*x509.Certificate, edits ...func(*config.Config)) *Server {
+	t.Helper()
+	s := &Server{Dir: dir, Roots: roots}
+	s.readPassword(t)
 	s.serve(t, edits)
 	return s
 }
@@ -75,16 +87,27 @@ func (s *Server) serve(t testing.TB, edits []func(*config.Config)) {
 // Binary finds step-ca, or fails the test: a CA that is not tested against the real one is not tested.
 func Binary(t testing.TB) string {
 	t.Helper()
-	path := os.Getenv(binaryEnv)
+	return find(t, "step-ca", serverEnv)
+}
+
+// Command finds step, its command line.
+func Command(t testing.TB) string {
+	t.Helper()
+	return find(t, "step", commandEnv)
+}
+
+func find(t testing.TB, name, variable string) string {
+	t.Helper()
+	path := os.Getenv(variable)
 	if path == "" {
-		cache, err := os.UserHomeDir()
+		home, err := os.UserHomeDir()
 		if err != nil {
 			t.Fatal(err)
 		}
-		path = filepath.Join(cache, ".cache", "mosaic", "tools", "step-ca-"+version)
+		path = filepath.Join(home, ".cache", "mosaic", "tools", name+"-"+version)
 	}
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("no step-ca to test against: %v; run deploy/dev/setup.sh, or set %s", err, binaryEnv)
+		t.Fatalf("no %s to test against: %v; run deploy/dev/setup.sh test, or set %s", name, err, variable)
 	}
 	return path
 }
@@ -103,6 +126,11 @@ func (s *Server) create(t testing.TB) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
+	s.readPassword(t)
+}
+
+func (s *Server) readPassword(t testing.TB) {
+	t.Helper()
 	password, err := os.ReadFile(filepath.Join(s.Dir, "password"))
 	if err != nil {
 		t.Fatal(err)
