@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func (c *cluster) migrateTier(dir string, flags ...string) (moved, error) {
 }
 
 // runStepCA starts a stock step-ca on a directory, and returns when it serves.
-func runStepCA(t *testing.T, dir string) {
+func runStepCA(t *testing.T, dir string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command(stepcatest.Binary(t), "--password-file", filepath.Join(dir, "password"), filepath.Join(dir, "config", "ca.json"))
 	said := &logs{}
@@ -57,10 +58,11 @@ func runStepCA(t *testing.T, dir string) {
 	if err := startTied(cmd); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	t.Cleanup(stop)
 	for deadline := time.After(30 * time.Second); !strings.Contains(said.String(), "Serving HTTPS on"); {
 		select {
 		case <-deadline:
@@ -68,6 +70,7 @@ func runStepCA(t *testing.T, dir string) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+	return stop
 }
 
 // A gateway that has outgrown one machine moves to a PostgreSQL, a Valkey and a step-ca. Whoever it has let in stays
