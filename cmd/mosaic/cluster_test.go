@@ -29,6 +29,7 @@ type cluster struct {
 	ca     *stepcatest.Server
 	valkey *exec.Cmd
 	env    []string
+	log    *slog.Logger // what PostgreSQL says
 }
 
 // newCluster starts the parts and brings the schema up to date.
@@ -50,6 +51,11 @@ func (c *cluster) migrate() {
 // newParts starts the parts of a cluster whose database is empty.
 func newParts(t *testing.T) *cluster {
 	t.Helper()
+	return newPartsLogging(t, slog.New(slog.DiscardHandler))
+}
+
+func newPartsLogging(t *testing.T, log *slog.Logger) *cluster {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "mosaic-cluster-")
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +65,7 @@ func newParts(t *testing.T) *cluster {
 			t.Error(err)
 		}
 	})
-	c := &cluster{t: t, dir: dir}
+	c := &cluster{t: t, dir: dir, log: log}
 	if err := os.Chmod(dir, 0o711); err != nil { // the server's user walks through it
 		t.Fatal(err)
 	}
@@ -83,7 +89,7 @@ func (c *cluster) startPostgres() {
 	c.t.Helper()
 	var err error
 	c.pg, err = devstack.StartPostgres(c.t.Context(), devstack.Config{
-		DataDir: filepath.Join(c.dir, "pg"), Log: slog.New(slog.DiscardHandler), Settings: map[string]string{"max_connections": "120"},
+		DataDir: filepath.Join(c.dir, "pg"), Log: c.log, Settings: map[string]string{"max_connections": "120"},
 	})
 	if err != nil {
 		c.t.Fatal(err)

@@ -69,6 +69,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 		return err
 	}
 	log := telemetry.NewLogger(o.Stderr, settings.LogLevel)
+	telemetry.QuietLibraries()
 	if o.Name == "" {
 		o.Name = defaultName
 	}

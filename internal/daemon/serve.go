@@ -66,6 +66,7 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 		c.Dir = defaultServeDir
 	}
 	log := telemetry.NewLogger(o.Stderr, c.LogLevel)
+	telemetry.QuietLibraries()
 	var stack closers
 	defer func() { err = errors.Join(err, stack.close(log)) }()
 

@@ -35,6 +35,15 @@ func serve(t *testing.T, trusted []netip.Prefix, h http.HandlerFunc, req *http.R
 	return rec, line
 }
 
+// serveLogging runs one request through Observe and gives the answer and all that was logged.
+func serveLogging(t *testing.T, h http.HandlerFunc) (*httptest.ResponseRecorder, string) {
+	t.Helper()
+	var log strings.Builder
+	rec := httptest.NewRecorder()
+	edge.Observe(slog.New(slog.NewJSONHandler(&log, nil)), "test", nil, time.Now)(h).ServeHTTP(rec, request())
+	return rec, log.String()
+}
+
 func request(header ...string) *http.Request {
 	req := httptest.NewRequest(http.MethodGet, "/secret/hunter2?also=secret", nil)
 	req.RemoteAddr = "10.0.0.7:1234"
@@ -113,9 +122,18 @@ func TestInternalErrorsAreLoggedAndNotShown(t *testing.T) {
 
 func TestAPanicIsAnAnswer(t *testing.T) {
 	t.Parallel()
-	rec, _ := serve(t, nil, func(http.ResponseWriter, *http.Request) { panic("boom") }, request())
-	if rec.Code != 500 || strings.Contains(rec.Body.String(), "boom") {
-		t.Errorf("%d %s", rec.Code, rec.Body)
+	for text, handler := range map[string]http.HandlerFunc{
+		"boom, and a row":    func(http.ResponseWriter, *http.Request) { panic("boom, and a row") },
+		"an error and a row": func(http.ResponseWriter, *http.Request) { panic(errors.New("an error and a row")) },
+		"in a slice":         func(_ http.ResponseWriter, r *http.Request) { _ = []string{"in a slice"}[len(r.Method)] },
+	} {
+		rec, log := serveLogging(t, handler)
+		if rec.Code != 500 || strings.Contains(rec.Body.String(), text) {
+			t.Errorf("%d %s", rec.Code, rec.Body)
+		}
+		if strings.Contains(log, text) || !strings.Contains(log, `"msg":"panic"`) || !strings.Contains(log, "edge_test.go") {
+			t.Errorf("%s is told as %s", text, log)
+		}
 	}
 }
 

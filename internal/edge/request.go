@@ -5,10 +5,12 @@ package edge
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -106,7 +108,7 @@ func Watch(log *slog.Logger, listener string, trusted []netip.Prefix, now func()
 					if v == http.ErrAbortHandler { //nolint:errorlint // the sentinel itself is panicked with
 						panic(v)
 					}
-					log.Error("panic", "request_id", m.requestID, "panic", v, "stack", string(debug.Stack()))
+					log.Error("panic", "request_id", m.requestID, "panic", panicked(v), "stack", string(debug.Stack()))
 					if rec.status == 0 {
 						WriteProblem(rec, r, fault.ErrInternal)
 					}
@@ -122,6 +124,15 @@ func Watch(log *slog.Logger, listener string, trusted []netip.Prefix, now func()
 			next.ServeHTTP(rec, r)
 		})
 	}
+}
+
+// panicked is what may be said of a panic: the runtime's own words, and of everything else, which may be made of a row,
+// of which kind it is. The stack tells the rest.
+func panicked(v any) string {
+	if err, ok := v.(runtime.Error); ok {
+		return err.Error()
+	}
+	return fmt.Sprintf("%T", v)
 }
 
 func line(log *slog.Logger, listener string, r *http.Request, rec *recorder, m *meta, took time.Duration) {

@@ -90,12 +90,27 @@ func enrollmentHint(k fault.Kind, code string) string {
 	return "ask the other gateway's admin for a new URL: mosaic federation grant token GRANT"
 }
 
-// queryRefusal turns a peer's answer that is not 200 into a fault of ours. The peer's code is shown, its words are
-// not: they are for the peer's own admins, and every code has ours.
+// knownRefusal tells whether a code is one that a gateway refuses a query with. Another one is not repeated, since what is
+// said of a failed renewal is kept: a peer could have its rows written down here as codes.
+func knownRefusal(code string) bool {
+	switch code {
+	case "certificate_unknown", "certificate_revoked", "certificate_expired", "certificate_profile", "certificate_mismatch",
+		"grant_pending", "grant_revoked", "grant_expired", "grant_ending", "grant_closed", "row_budget_spent",
+		"peer_suspended", "peer_revoked", "subject_disabled", "csr_invalid", "public_key_refused", "renewal_invalid",
+		"audit_unavailable", "database_unavailable", "database_timeout", "ca_unavailable", "ca_refused", "embeddings_unavailable",
+		"busy", "slow", "search_busy", "too_many_in_flight", "internal", "not_found", "bad_request", "query_invalid",
+		"method_not_allowed", "unsupported_media_type", "body_too_large":
+		return true
+	}
+	return false
+}
+
+// queryRefusal turns a peer's answer that is not 200 into a fault of ours. The peer's code is shown when it is one of
+// ours, its words are not: they are for the peer's own admins, and every code has ours.
 func queryRefusal(a Answer, name string) error {
 	p := readProblem(a)
 	reason := p.Code
-	if reason == "" {
+	if !knownRefusal(reason) {
 		reason = fmt.Sprintf("status %d", a.Status)
 	}
 	switch {

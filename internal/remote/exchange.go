@@ -62,7 +62,7 @@ func exchange(t *http.Transport, req *http.Request, limit int64) (querying.Answe
 		case !errors.Is(f, querying.ErrUnreachable):
 		case answered.Load():
 			// It was reached, and began an answer that is no HTTP or has headers without end.
-			f = querying.ErrAnswerInvalid.With("%s answered with something that is not an HTTP answer of reasonable size", host).Because(err)
+			f = querying.ErrAnswerInvalid.With("%s answered with something that is not an HTTP answer of reasonable size", host).Because(quiet{err})
 		case shaken.Load():
 			if denied := refusal(ctx, t, req); denied != nil {
 				f = classify(ctx, host, denied)
@@ -159,7 +159,7 @@ func bounded(ctx context.Context, resp *http.Response, host string, limit int64)
 }
 
 // classify is the one place where a transport's error becomes a fault. The host is the only part of the address
-// that is repeated.
+// that is repeated, and of what the peer said nothing is.
 func classify(ctx context.Context, host string, err error) error {
 	var f *fault.Fault
 	var cert *tls.CertificateVerificationError
@@ -169,13 +169,13 @@ func classify(ctx context.Context, host string, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("ask %s: %w", host, ctx.Err())
 	case isTimeout(ctx, err):
-		return querying.ErrTimeout.With("%s did not answer in time", host).Because(err)
+		return querying.ErrTimeout.With("%s did not answer in time", host).Because(quiet{err})
 	case errors.As(err, &cert):
-		return querying.ErrUntrusted.With("the server at %s did not prove to be the peer", host).Because(err)
+		return querying.ErrUntrusted.With("the server at %s did not prove to be the peer", host).Because(quiet{err})
 	case isAlert(err):
-		return querying.ErrDenied.With("%s refused the connection in the TLS handshake", host).Because(err)
+		return querying.ErrDenied.With("%s refused the connection in the TLS handshake", host).Because(quiet{err})
 	}
-	return querying.ErrUnreachable.With("%s cannot be reached", host).Because(err)
+	return querying.ErrUnreachable.With("%s cannot be reached", host).Because(quiet{err})
 }
 
 func isTimeout(ctx context.Context, err error) bool {

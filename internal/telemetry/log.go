@@ -3,11 +3,16 @@ package telemetry
 
 import (
 	"io"
+	stdlog "log"
 	"log/slog"
 	"os"
 
 	"golang.org/x/term"
 )
+
+// QuietLibraries ends what libraries write to the standard logger of the process, which is stderr without a form. What we
+// run is given loggers; what is left is net/http's report of an unasked-for answer, which quotes whatever the peer sent.
+func QuietLibraries() { stdlog.SetOutput(io.Discard) }
 
 // NewLogger writes one line per event: JSON for machines, key=value for a person at a terminal.
 func NewLogger(w io.Writer, level slog.Level) *slog.Logger {
