@@ -7,6 +7,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/ca/embedded"
 	"github.com/mosaicstack/gateway/internal/cli"
 	"github.com/mosaicstack/gateway/internal/daemon"
+	"github.com/mosaicstack/gateway/internal/doctor"
 	"github.com/mosaicstack/gateway/internal/seal"
 )
 
@@ -22,6 +23,9 @@ func gateway(env cli.Env) cli.Gateway {
 		},
 		Serve:  func(ctx context.Context, o cli.Streams) error { return daemon.Serve(ctx, serveOptions(env, o)) },
 		Config: func(o cli.Streams) error { return daemon.ShowConfig(serveOptions(env, o)) },
+		Doctor: func(ctx context.Context, o cli.DoctorOptions) (doctor.Report, error) {
+			return daemon.Doctor(ctx, daemon.DoctorOptions{Environ: env.Environ(), Dir: o.Dir, Local: o.Local, Now: env.Now})
+		},
 		Migrate: func(ctx context.Context, status bool, o cli.Streams) error {
 			if status {
 				return daemon.MigrationStatus(ctx, serveOptions(env, o))

@@ -47,6 +47,7 @@ var packages = map[string]layer{
 	"internal/serving":              useCase,
 	"internal/querying":             useCase,
 	"internal/upkeep":               useCase,
+	"internal/doctor":               useCase,
 	"internal/edge":                 useCase, // what both HTTP adapters share
 	"internal/door":                 useCase, // in front of both
 	"migrations":                    leaf,
@@ -111,7 +112,7 @@ var owners = []struct {
 	{"go.opentelemetry.io/otel", []string{"internal/span", "internal/telemetry"}, "what a span may carry is decided in one place, and where spans go in another"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
 	{"github.com/redis/go-redis", []string{"internal/valkey", "internal/valkey/valkeytest"}, "one seam for driver errors, and no secret of the address past it"},
-	{"net/http", []string{"internal/edge", "internal/door", "internal/telemetry", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers"},
+	{"net/http", []string{"internal/edge", "internal/door", "internal/doctor", "internal/telemetry", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers, and doctor asks the public address as a stranger does"},
 }
 
 // caPackages may know Step-CA: the two adapters, what they share, and their tests' packages.

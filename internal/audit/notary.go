@@ -236,7 +236,17 @@ func (n *Notary) key(ctx context.Context) (note.Signer, note.Verifier, error) {
 			return nil, nil, err
 		}
 	}
-	private, err := n.Ring.Open(k.Sealed, keyTable, keyColumn, k.ID.String())
+	signer, verifier, err := openKey(k, n.Ring)
+	if err != nil {
+		return nil, nil, err
+	}
+	n.signer, n.verifier, n.public = signer, verifier, k.Verifier
+	return signer, verifier, nil
+}
+
+// openKey gives both halves of the stored key, once it is known that they belong together.
+func openKey(k StoredKey, ring Ring) (note.Signer, note.Verifier, error) {
+	private, err := ring.Open(k.Sealed, keyTable, keyColumn, k.ID.String())
 	if err != nil {
 		return nil, nil, fmt.Errorf("open audit key: %w", err)
 	}
@@ -252,7 +262,6 @@ func (n *Notary) key(ctx context.Context) (note.Signer, note.Verifier, error) {
 	if verifier.Name() != signer.Name() || verifier.KeyHash() != signer.KeyHash() {
 		return nil, nil, errors.New("the stored audit key and its public half do not belong together")
 	}
-	n.signer, n.verifier, n.public = signer, verifier, k.Verifier
 	return signer, verifier, nil
 }
 

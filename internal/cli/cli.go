@@ -14,6 +14,8 @@ import (
 	"io"
 	"runtime/debug"
 	"time"
+
+	"github.com/mosaicstack/gateway/internal/doctor"
 )
 
 // The exit codes. Scripts rely on them.
@@ -46,6 +48,8 @@ type Gateway struct {
 	Serve func(ctx context.Context, o Streams) error
 	// Config lists the settings in force, and returns what is wrong with them.
 	Config func(o Streams) error
+	// Doctor looks at everything the gateway stands on. An error means that it could not look.
+	Doctor func(ctx context.Context, o DoctorOptions) (doctor.Report, error)
 	// Migrate applies the migrations that are pending, or tells which are.
 	Migrate func(ctx context.Context, status bool, o Streams) error
 	// AcceptRestore makes a restored database the gateway's.
@@ -75,6 +79,12 @@ type MigrateTier struct {
 type Streams struct {
 	JSON           bool
 	Stdout, Stderr io.Writer
+}
+
+// DoctorOptions are the flags of "gateway doctor".
+type DoctorOptions struct {
+	Dir   string // of the local tier
+	Local bool   // the person named it: the local tier is meant, whatever the environment says
 }
 
 // DevOptions are the flags of "gateway dev".

@@ -73,6 +73,11 @@ var (
 		Detail: "GATEWAY_PORT is not a port",
 		Hint:   "set it to a number from 1 to 65535, or leave it out for 3000",
 	}
+	errDoctor = &fault.Fault{
+		Kind: fault.Conflict, Code: "doctor_failed",
+		Detail: "a check failed",
+		Hint:   "do what the remedies say, the first one first; docs/doctor.md describes each check",
+	}
 	errInterrupted = &fault.Fault{
 		Kind: fault.Unavailable, Code: "interrupted",
 		Detail: "interrupted",

@@ -29,6 +29,9 @@ func (a *app) gateway() *cobra.Command {
 			return a.env.Gateway.Config(a.streams())
 		}))
 	}
+	if a.env.Gateway.Doctor != nil {
+		cmd.AddCommand(a.doctor())
+	}
 	if a.env.Gateway.Migrate != nil {
 		cmd.AddCommand(a.migrate())
 	}

@@ -30,16 +30,18 @@ func dirParts(k *keyring) []string {
 }
 
 // checkComplete refuses a directory that has lost a part since its gateway first served.
-func checkComplete(dir *devstack.Dir) error {
-	list, err := os.ReadFile(dir.Join(completeFile))
+func checkComplete(dir *devstack.Dir) error { return missingPart(dir.Path()) }
+
+func missingPart(dir string) error {
+	list, err := os.ReadFile(filepath.Join(dir, completeFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return err
 	}
 	for part := range strings.FieldsSeq(string(list)) {
-		if _, err := os.Lstat(dir.Join(filepath.FromSlash(part))); errors.Is(err, fs.ErrNotExist) {
-			return errIncomplete.With("%s is missing in %s, where a gateway has served from it", part, dir.Path())
+		if _, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(part))); errors.Is(err, fs.ErrNotExist) {
+			return errIncomplete.With("%s is missing in %s, where a gateway has served from it", part, dir)
 		}
 	}
 	return nil

@@ -31,7 +31,7 @@ import (
 
 var pg = pgtest.New(func(ctx context.Context, c *pgxpool.Config) error {
 	return postgres.Migrate(ctx, c, slog.New(slog.DiscardHandler))
-})
+}).With("fsync", "on").With("full_page_writes", "on") // doctor looks at them
 
 func TestMain(m *testing.M) { os.Exit(pg.Main(m)) }
 

@@ -179,6 +179,12 @@ func (p *Postgres) dsn(db string) string {
 		quote.Replace(p.cfg.DataDir), superuser, quote.Replace(db))
 }
 
+// Reach gives what connects to the server of a data directory, which another process may run.
+func Reach(dataDir string) (dsn string, dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+	p := &Postgres{cfg: Config{DataDir: dataDir}}
+	return p.DSN(), p.DialFunc
+}
+
 // DialFunc connects to the server however long its path is. The address is not looked at: there is one server, and
 // when pgx cancels a query it asks for the address of the socket's other end, which names a descriptor.
 func (p *Postgres) DialFunc(ctx context.Context, _, _ string) (net.Conn, error) {

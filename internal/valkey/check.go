@@ -24,6 +24,51 @@ func (c *Client) Ready(ctx context.Context) error {
 	if _, err := c.Check(ctx); err != nil {
 		return err
 	}
+	return c.Spend(ctx)
+}
+
+// Server is what a server says of itself.
+type Server struct {
+	Version  string // of the protocol of Redis
+	Role     string // master, or slave
+	Save     string // when snapshots are written; empty is never
+	AOF      bool   // whether a log is written
+	Policy   string // maxmemory-policy
+	Told     bool   // whether the settings could be read: without it Save and Policy are what INFO tells
+	Guarded  bool   // there is a password, or a socket whose mode says who may open it
+	Loopback bool   // it can only be reached from this machine
+}
+
+// Examine asks the server what it is; one that is too old only for its version. Errors: ErrUnavailable, ErrAuth.
+func (c *Client) Examine(ctx context.Context) (Server, error) {
+	text, err := c.rdb.Info(ctx).Result()
+	if err != nil {
+		return Server{}, failed(err)
+	}
+	info := lines(text)
+	s := Server{
+		Version: info["redis_version"], Role: info["role"], AOF: info["aof_enabled"] == "1", Policy: info["maxmemory_policy"],
+		Guarded: c.guarded, Loopback: c.loopback(),
+	}
+	if atoi(major(s.Version)) < oldest {
+		return s, nil // who knows what it makes of the rest
+	}
+	settings, err := c.settings(ctx, "save", "appendonly", "maxmemory-policy")
+	switch {
+	case err == nil:
+		s.Told, s.Save, s.AOF = true, settings["save"], s.AOF || settings["appendonly"] == "yes"
+		if policy := settings["maxmemory-policy"]; policy != "" {
+			s.Policy = policy
+		}
+	case redis.HasErrorPrefix(err, "NOPERM"), redis.HasErrorPrefix(err, "unknown command"):
+	default:
+		return s, failed(err)
+	}
+	return s, nil
+}
+
+// Spend takes from a bucket that no request uses: whether the server runs what Take asks of it. Errors: those of Take.
+func (c *Client) Spend(ctx context.Context) error {
 	_, err := c.Take(ctx, []grant.Bucket{probed}, []time.Duration{0})
 	return err
 }
@@ -31,38 +76,35 @@ func (c *Client) Ready(ctx context.Context) error {
 // Check tells what is wrong with the server, and what an operator should be warned of. Errors: ErrUnavailable,
 // ErrAuth, ErrPersists, ErrTooOld, ErrReadOnly.
 func (c *Client) Check(ctx context.Context) (warnings []*fault.Fault, err error) {
-	text, err := c.rdb.Info(ctx).Result()
+	s, err := c.Examine(ctx)
 	if err != nil {
-		return nil, failed(err)
+		return nil, err
 	}
-	info := lines(text)
-	if version, _, _ := strings.Cut(info["redis_version"], "."); atoi(version) < oldest {
-		return nil, ErrTooOld.With("the server is version %s, older than Redis %d", short(info["redis_version"]), oldest)
-	}
-	if info["role"] != "master" {
+	switch {
+	case atoi(major(s.Version)) < oldest:
+		return nil, ErrTooOld.With("the server is version %s, older than Redis %d", short(s.Version), oldest)
+	case s.Role != "master":
 		return nil, ErrReadOnly
-	}
-	settings, err := c.settings(ctx, "save", "appendonly", "maxmemory-policy")
-	switch {
-	case err == nil:
-	case redis.HasErrorPrefix(err, "NOPERM"), redis.HasErrorPrefix(err, "unknown command"):
-		warnings = append(warnings, WarnUnverified)
-	default:
-		return nil, failed(err)
-	}
-	switch {
-	case settings["save"] != "":
-		return nil, ErrPersists.With("Valkey writes snapshots to disk: save is %q", short(settings["save"]))
-	case settings["appendonly"] == "yes", info["aof_enabled"] == "1":
+	case s.Save != "":
+		return nil, ErrPersists.With("Valkey writes snapshots to disk: save is %q", short(s.Save))
+	case s.AOF:
 		return nil, ErrPersists.With("Valkey writes a log to disk: appendonly is on")
 	}
-	if policy := settings["maxmemory-policy"]; policy != "" && policy != "noeviction" {
-		warnings = append(warnings, WarnEvicts.With("Valkey's maxmemory-policy is %s: when its memory is full it drops keys, and with them what has been spent of limits", short(policy)))
+	if !s.Told {
+		warnings = append(warnings, WarnUnverified)
 	}
-	if !c.guarded && !c.loopback() {
+	if s.Policy != "" && s.Policy != "noeviction" {
+		warnings = append(warnings, WarnEvicts.With("Valkey's maxmemory-policy is %s: when its memory is full it drops keys, and with them what has been spent of limits", short(s.Policy)))
+	}
+	if !s.Guarded && !s.Loopback {
 		warnings = append(warnings, WarnOpen)
 	}
 	return warnings, nil
+}
+
+func major(version string) string {
+	before, _, _ := strings.Cut(version, ".")
+	return before
 }
 
 func (c *Client) settings(ctx context.Context, names ...string) (map[string]string, error) {

@@ -45,7 +45,10 @@ type Minter struct {
 // token repeats what the request says about itself, and the template uses none of it. A request whose names do
 // not survive that (a DNS name that reads as an address, say) is refused here as identity.ErrCSR: at the CA it
 // would look like a fault of our configuration.
-func (m Minter) Leaf(req ca.LeafRequest) (string, error) {
+func (m Minter) Leaf(req ca.LeafRequest) (string, error) { return m.LeafWithout(req, "") }
+
+// LeafWithout is Leaf without one of the claims: a token that the template has to refuse.
+func (m Minter) LeafWithout(req ca.LeafRequest, claim string) (string, error) {
 	subject := req.CSR.Subject.CommonName
 	if subject == "" {
 		subject = req.GrantID.String()
@@ -66,6 +69,7 @@ func (m Minter) Leaf(req ca.LeafRequest) (string, error) {
 	if req.Serial != nil {
 		claims[ca.ClaimSerial] = req.Serial.String()
 	}
+	delete(claims, claim)
 	return m.mint(subject, m.SignAudience, claims)
 }
 
