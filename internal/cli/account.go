@@ -71,7 +71,28 @@ func (c *client) names(ctx context.Context, of string) func(id string) string {
 }
 
 func (a *app) users() *cobra.Command {
-	return a.group("user", "People with an account on this gateway", a.userCreate(), a.userList())
+	return a.group("user", "People with an account on this gateway", a.userCreate(), a.userList(),
+		a.userSwitch("disable", "Keep a user out, and everybody who asks on their behalf, until they are enabled", true),
+		a.userSwitch("enable", "Let a disabled user in again", false))
+}
+
+// userSwitch disables a user, or enables one.
+func (a *app) userSwitch(name, short string, disabled bool) *cobra.Command {
+	return a.leaf(name, []string{"USER"}, short, func(cmd *cobra.Command, args []string) error {
+		r := post(map[string]bool{"disabled": disabled}, "api", "users", args[0])
+		r.method = http.MethodPatch
+		_, doc, err := a.ask(cmd, r)
+		if err != nil {
+			return err
+		}
+		return show(a, doc, func(u userDoc) {
+			state := "active"
+			if u.DisabledAt != nil {
+				state = "disabled " + a.shortTime(u.DisabledAt)
+			}
+			a.record(field{"id", u.ID}, field{"email", u.Email}, field{"state", state})
+		})
+	})
 }
 
 func (a *app) userCreate() *cobra.Command {

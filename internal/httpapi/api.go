@@ -74,6 +74,7 @@ func New(c Config) http.Handler {
 	humaErrors()
 	a := &api{Config: c}
 	r := chi.NewRouter()
+	r.Use(crossOrigin(c.Origin))
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errNoRoute) })
 	r.MethodNotAllowed(notAllowed(r))
 	a.health(r)
