@@ -200,7 +200,8 @@ func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, settings c
 	if err := p.db.CheckSafe(ctx); err != nil {
 		return p, err
 	}
-	authority, err := embedded.Open(ctx, embedded.Config{Dir: dir.Join("ca"), Name: o.Name, Arc: settings.OIDArc[0], Now: o.Now})
+	// Without o.Now: Step-CA reads the machine's clock, and refuses tokens of any other.
+	authority, err := embedded.Open(ctx, embedded.Config{Dir: dir.Join("ca"), Name: o.Name, Arc: settings.OIDArc[0]})
 	if err != nil {
 		return p, err
 	}

@@ -266,7 +266,7 @@ func (h *handler) carry(media string, answer func(*http.Request, serving.Caller,
 			h.refuse(w, r, err)
 			return
 		}
-		_ = http.NewResponseController(w).SetWriteDeadline(h.Now().Add(writeDeadline))
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeDeadline))
 		head := w.Header()
 		writeValidator(head, a.Validator)
 		if a.Validator.Unchanged {
@@ -335,7 +335,7 @@ func (h *handler) turnAway(w http.ResponseWriter, r *http.Request, c serving.Cal
 }
 
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	_ = http.NewResponseController(w).SetWriteDeadline(h.Now().Add(writeDeadline))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeDeadline))
 	edge.WriteProblem(w, r, err)
 }
 

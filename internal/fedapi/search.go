@@ -65,7 +65,7 @@ func (h *handler) readBody(w http.ResponseWriter, r *http.Request, most int) bod
 		return body{mistake: errContentType}
 	}
 	conn := http.NewResponseController(w)
-	_ = conn.SetReadDeadline(h.Now().Add(bodyDeadline))
+	_ = conn.SetReadDeadline(time.Now().Add(bodyDeadline))
 	read, err := io.ReadAll(io.LimitReader(r.Body, int64(most)+1))
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

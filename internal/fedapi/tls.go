@@ -61,7 +61,7 @@ func (t Trust) verify(sent []*x509.Certificate, roots *x509.CertPool) error {
 		return err
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, CurrentTime: t.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: roots, Intermediates: between, CurrentTime: identity.JudgedAt(leaf, t.Now()), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}); err != nil {
 		return fmt.Errorf("client certificate chain: %w", err)
 	}

@@ -98,7 +98,7 @@ func (a *api) stream(ctx context.Context, hc huma.Context, o audit.ExportOptions
 	_, w := humachi.Unwrap(hc)
 	control := http.NewResponseController(w)
 	patient := func() error {
-		if err := control.SetWriteDeadline(a.Now().Add(exportPatience)); err != nil {
+		if err := control.SetWriteDeadline(time.Now().Add(exportPatience)); err != nil {
 			return err
 		}
 		return control.Flush()

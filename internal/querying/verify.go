@@ -142,7 +142,7 @@ func arcsOf(leaf *x509.Certificate) []identity.Arc {
 
 func checkChain(leaf *x509.Certificate, intermediates []*x509.Certificate, root *x509.Certificate, now time.Time) error {
 	opts := x509.VerifyOptions{
-		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now,
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: identity.JudgedAt(leaf, now),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 	opts.Roots.AddCert(root)

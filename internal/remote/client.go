@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/identity"
 	"github.com/mosaicstack/gateway/internal/querying"
 	"github.com/mosaicstack/gateway/internal/span"
 )
@@ -43,6 +44,7 @@ type Client struct {
 // connections still speak with the old certificate.
 type pool struct {
 	serial    string
+	behind    time.Duration // by how much our clock is corrected in judging the peer's certificate
 	transport *http.Transport
 }
 
@@ -71,7 +73,35 @@ func (c *Client) send(ctx context.Context, t querying.Target, call querying.Call
 	if err != nil || u.Scheme != "https" {
 		return querying.Answer{}, fmt.Errorf("credential %s has no https address", t.CredentialID)
 	}
-	transport, err := c.pool(t, u.Hostname())
+	answer, err := c.try(ctx, t, call, u, 0)
+	if d, behind := c.behind(err); behind {
+		return c.try(ctx, t, call, u, d)
+	}
+	return answer, err
+}
+
+// behind tells by how much our clock is behind the peer's, when its certificate was refused because it begins in our
+// future. A gateway's certificate is new whenever it was started or renewed, and a clock that is some minutes wrong is
+// no reason to be without the peer until then. The chain to the pinned CA is verified anew, and the end of its life.
+func (c *Client) behind(err error) (time.Duration, bool) {
+	var refused *tls.CertificateVerificationError
+	var why x509.CertificateInvalidError
+	if !errors.As(err, &refused) || !errors.As(refused.Err, &why) || why.Reason != x509.Expired {
+		return 0, false
+	}
+	d := refused.UnverifiedCertificates[0].NotBefore.Sub(c.now())
+	return d + time.Second, d > 0 && d <= identity.MaxBehind
+}
+
+func (c *Client) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
+}
+
+func (c *Client) try(ctx context.Context, t querying.Target, call querying.Call, u *url.URL, behind time.Duration) (querying.Answer, error) {
+	transport, err := c.pool(t, u.Hostname(), behind)
 	if err != nil {
 		return querying.Answer{}, err
 	}
@@ -131,14 +161,14 @@ func (p pool) close() {
 	}
 }
 
-func (c *Client) pool(t querying.Target, host string) (*http.Transport, error) {
+func (c *Client) pool(t querying.Target, host string, behind time.Duration) (*http.Transport, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	kept, ok := c.pools[t.CredentialID]
-	if ok && kept.serial == t.Serial {
+	if ok && kept.serial == t.Serial && kept.behind >= behind {
 		return kept.transport, nil
 	}
-	config, err := tlsConfig(t, host, c.Now)
+	config, err := tlsConfig(t, host, func() time.Time { return c.now().Add(behind) })
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +176,7 @@ func (c *Client) pool(t querying.Target, host string) (*http.Transport, error) {
 	made.MaxIdleConnsPerHost = idleConns
 	made.IdleConnTimeout = idleFor
 	made.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
-	c.pools[t.CredentialID] = pool{serial: t.Serial, transport: made}
+	c.pools[t.CredentialID] = pool{serial: t.Serial, behind: behind, transport: made}
 	kept.close()
 	return made, nil
 }

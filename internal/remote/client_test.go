@@ -292,9 +292,32 @@ func TestAPeersCertificateIsJudgedByTheGatewaysClock(t *testing.T) {
 	t.Parallel()
 	ca := peertest.NewCA(t)
 	s := ca.Listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, `{}`) }))
-	c := client(t)
-	c.Now = func() time.Time { return time.Now().Add(-24 * time.Hour) }
-	if _, err := get(t, c, target(t, ca, s)); !errors.Is(err, querying.ErrUntrusted) {
-		t.Errorf("with a clock that is a day behind: %v", err)
+	leaf, err := x509.ParseCertificate(s.TLS.Certificates[0].Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	begins := leaf.NotBefore
+	for name, tt := range map[string]struct {
+		now  time.Time
+		want error
+	}{
+		"right":                 {begins.Add(time.Minute), nil},
+		"ten minutes behind":    {begins.Add(-10 * time.Minute), nil},
+		"twenty minutes behind": {begins.Add(-20 * time.Minute), querying.ErrUntrusted},
+		"ten years ahead":       {begins.AddDate(10, 0, 0), querying.ErrUntrusted},
+	} {
+		c := client(t)
+		c.Now = func() time.Time { return tt.now }
+		to := target(t, ca, s)
+		for range 2 {
+			if _, err := get(t, c, to); !errors.Is(err, tt.want) {
+				t.Errorf("by a clock that is %s: %v", name, err)
+			}
+		}
+		to = target(t, ca, s)
+		to.CARootPEM = peertest.NewCA(t).RootPEM()
+		if _, err := get(t, c, to); !errors.Is(err, querying.ErrUntrusted) {
+			t.Errorf("another CA, by a clock that is %s: %v", name, err)
+		}
 	}
 }
