@@ -51,6 +51,7 @@ var packages = map[string]layer{
 	"internal/edge":                 useCase, // what both HTTP adapters share
 	"internal/door":                 useCase, // in front of both
 	"migrations":                    leaf,
+	"deploy":                        top, // tests only
 	"deploy/step-ca":                leaf,
 	"internal/ca/token":             useCase, // what both CA adapters share
 	"internal/ca/embedded":          adapter,
