@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/mosaicstack/gateway/internal/cli"
+	"github.com/mosaicstack/gateway/internal/portainer/portainertest"
 )
 
 func TestMain(m *testing.M) {
@@ -48,7 +49,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "serve": serve, "extract": extract},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "serve": serve, "extract": extract, "portainer": portainer},
 	})
 }
 
@@ -81,6 +82,19 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("MOSAIC_DIR", g.dir)
 	ts.Setenv("URL", g.URL)
 	ts.Setenv("LISTEN", strings.TrimPrefix(g.URL, "http://"))
+}
+
+// portainer runs a Portainer until the script ends, and says where it is: portainer [http|https]. Its API key is in
+// the file key, and the certificate of an https one in ca.pem.
+func portainer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 || args[0] != "http" && args[0] != "https" {
+		ts.Fatalf("usage: portainer http|https")
+	}
+	p := portainertest.Start(args[0] == "https")
+	ts.Defer(p.Close)
+	ts.Check(os.WriteFile(ts.MkAbs("key"), []byte(portainertest.Key+"\n"), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), p.CAPEM, 0o600))
+	ts.Setenv("PORTAINER_URL", p.URL)
 }
 
 // extract puts a member of the JSON document on stdout into a variable: extract NAME KEY...

@@ -66,6 +66,7 @@ var packages = map[string]layer{
 	"internal/jobs":                 adapter,
 	"internal/embed":                adapter,
 	"internal/remote":               adapter,
+	"internal/portainer":            adapter,
 	"internal/httpapi":              adapter,
 	"internal/mcp":                  adapter,
 	"internal/fedapi":               adapter,
@@ -77,6 +78,8 @@ var packages = map[string]layer{
 	"internal/bench":                top,
 	"internal/postgres/pgtest":      top,
 	"cmd/mosaic":                    top,
+
+	"internal/portainer/portainertest": top, // tests only
 }
 
 // allowed are imports between packages of one layer, or upwards, each with its reason.
@@ -113,7 +116,7 @@ var owners = []struct {
 	{"go.opentelemetry.io/otel", []string{"internal/span", "internal/telemetry"}, "what a span may carry is decided in one place, and where spans go in another"},
 	{"github.com/throttled/throttled", []string{"internal/limit"}, "limits have one algorithm"},
 	{"github.com/redis/go-redis", []string{"internal/valkey", "internal/valkey/valkeytest"}, "one seam for driver errors, and no secret of the address past it"},
-	{"net/http", []string{"internal/edge", "internal/door", "internal/doctor", "internal/telemetry", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers, and doctor asks the public address as a stranger does"},
+	{"net/http", []string{"internal/edge", "internal/door", "internal/doctor", "internal/telemetry", "internal/httpapi", "internal/fedapi", "internal/mcp", "internal/remote", "internal/cli", "internal/daemon", "internal/ca/stepca", "internal/ca/embedded", "internal/ca/token", "internal/querying", "internal/querying/peertest", "internal/embed", "internal/portainer", "internal/portainer/portainertest"}, "rules and stores know nothing of HTTP; querying reads the status codes of peers, and doctor asks the public address as a stranger does"},
 }
 
 // caPackages may know Step-CA: the two adapters, what they share, and their tests' packages.

@@ -5,6 +5,8 @@
 // goes to stdout and prose to stderr; with --json stdout holds exactly one JSON document; the exit code is 0 when
 // the gateway did it, 1 when it was refused or could not be asked, 2 when the command line cannot be read, and 70
 // when this program is at fault.
+//
+// The commands under "stack" keep the same contract, and ask a Portainer instead of a gateway.
 package cli
 
 import (

@@ -28,7 +28,7 @@ const defaultDir = ".mosaic"
 
 func (a *app) root() *cobra.Command {
 	root := a.group("mosaic", "A federation gateway: ask another gateway now, and leave nothing behind",
-		a.gateway(), a.users(), a.teams(), a.tokens(), a.resources(), a.federation(), a.mcp(), a.version())
+		a.gateway(), a.users(), a.teams(), a.tokens(), a.resources(), a.federation(), a.mcp(), a.stacks(), a.version())
 	root.Version = a.env.Version
 	root.SetVersionTemplate("mosaic {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
