@@ -3,6 +3,7 @@ package cli_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -124,10 +125,13 @@ func TestAStacksVariablesAreReadAsWritten(t *testing.T) {
 	if len(ch) != 1 || json.Unmarshal([]byte(ch[0].Body), &body) != nil {
 		t.Fatalf("asked %v", ch)
 	}
-	want := []portainertest.Pair{{"A", "spaces"}, {"export_me", "in quotes"}, {"Q", "it''s"}, {"EQ", " x "}, {"EMPTY", ""}, {"TWICE", "2"}, {"Z", ""}}
-	got, _ := json.Marshal(body.Env)
-	if wanted, _ := json.Marshal(want); string(got) != string(wanted) {
-		t.Errorf("sent %s, want %s", got, wanted)
+	var got []string
+	for _, p := range body.Env {
+		got = append(got, fmt.Sprintf("%s[%s]", p.Name, p.Value))
+	}
+	want := "A[spaces] export_me[in quotes] Q[it''s] EQ[ x ] EMPTY[] TWICE[2] Z[]"
+	if strings.Join(got, " ") != want {
+		t.Errorf("sent %s, want %s", got, want)
 	}
 }
 
