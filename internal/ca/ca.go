@@ -193,6 +193,15 @@ func (c Chain) PEM() string {
 	return b.String()
 }
 
+// RootsPEM is a list of roots as it is handed out.
+func RootsPEM(roots []*x509.Certificate) string {
+	var b strings.Builder
+	for _, root := range roots {
+		b.WriteString(Chain{Leaf: root}.PEM())
+	}
+	return b.String()
+}
+
 const serialBits = 128
 
 // NewSerial draws a serial number of 128 random bits (RFC 5280, section 4.1.2.2 wants positive and at most 20

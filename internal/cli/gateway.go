@@ -17,7 +17,7 @@ const (
 )
 
 func (a *app) gateway() *cobra.Command {
-	cmd := a.group("gateway", "Run a gateway and look after it", a.healthcheck(), a.keyring())
+	cmd := a.group("gateway", "Run a gateway and look after it", a.healthcheck(), a.keyring(), a.ca())
 	if a.env.Gateway.Dev != nil {
 		cmd.AddCommand(a.dev())
 	}

@@ -28,6 +28,9 @@ const (
 type certificateSource interface {
 	get() (*tls.Certificate, error)
 	intermediates() []*x509.Certificate
+	// root is the one of roots that the certificate leads to, and the first for a certificate from elsewhere.
+	root(roots []*x509.Certificate) *x509.Certificate
+	renew(ctx context.Context) error
 	run(ctx context.Context) error
 }
 
@@ -104,6 +107,11 @@ func (l *listenerCertificate) get() (*tls.Certificate, error) { return &l.curren
 // intermediates are the CA certificates between our leaf and the root: clients' leaves have the same ones.
 func (l *listenerCertificate) intermediates() []*x509.Certificate {
 	return l.current.Load().chain.Intermediates
+}
+
+func (l *listenerCertificate) root(roots []*x509.Certificate) *x509.Certificate {
+	chain := l.current.Load().chain
+	return rootOf(chain.Leaf, chain.Intermediates, roots)
 }
 
 // run renews at half of the certificate's life, and then every minute until it works.

@@ -4,7 +4,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -139,8 +138,9 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 	}
 	ready := readyDoc{
 		URL: g.publicURL, FederationURL: g.federationURL, Socket: dir.Join("admin.sock"),
-		CARootFile: dir.Join("ca", "certs", "root_ca.crt"), CAFingerprint: g.caFingerprint, PID: os.Getpid(), MetricsURL: metricsURL,
+		CARootFile: dir.Join("ca", "certs", "root_ca.crt"), CAFingerprint: g.trust.fingerprint(), PID: os.Getpid(), MetricsURL: metricsURL,
 	}
+	changed := ready
 	served := g.serve(ctx, l, func() error {
 		if err := noteComplete(dir, p.keyring); err != nil {
 			return err
@@ -148,6 +148,10 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 		if err := ready.write(dir); err != nil {
 			return err
 		}
+		g.trust.tell(func(fingerprint string) error {
+			changed.CAFingerprint = fingerprint
+			return changed.write(dir)
+		})
 		stack.add("ready.json", func() error { return os.Remove(dir.Join(readyFile)) })
 		return ready.announce(o)
 	})
@@ -166,9 +170,11 @@ type parts struct {
 	db      *postgres.DB
 	ca      ca.Authority
 	valkey  *valkey.Client // nil: limits are kept in this process
-	roots   []*x509.Certificate
 	keyring *keyring
 	profile identity.Profile
+
+	refreshRoots func(context.Context) error // asks the CA for its roots; nil for one in this process
+	roller       roller                      // nil: somebody else's CA
 }
 
 // startParts starts the database and the CA and brings the schema up to date.
@@ -205,11 +211,8 @@ func startParts(ctx context.Context, o DevOptions, dir *devstack.Dir, settings c
 	if err != nil {
 		return p, err
 	}
-	p.ca = authority
+	p.ca, p.roller = authority, authority
 	stack.add("ca", authority.Close)
-	if p.roots, err = p.ca.Roots(ctx); err != nil {
-		return p, err
-	}
 	p.profile = identity.Profile{Arcs: settings.OIDArc}
 	return p, nil
 }

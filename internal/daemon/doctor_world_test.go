@@ -131,7 +131,8 @@ func serveTLS(t *testing.T, conf *tls.Config) string {
 // serveFederation answers as the gateway's own listener does.
 func (w *ward) serveFederation(t *testing.T, cert tls.Certificate) string {
 	t.Helper()
-	trust := fedapi.Trust{Roots: w.ca.Roots, Profile: identity.Profile{Arcs: []identity.Arc{identity.DefaultArc}, Host: "127.0.0.1"}, Now: time.Now}
+	anchors := fedapi.NewAnchors(w.ca.Roots, nil)
+	trust := fedapi.Trust{Anchors: func() *fedapi.Anchors { return anchors }, Profile: identity.Profile{Arcs: []identity.Arc{identity.DefaultArc}, Host: "127.0.0.1"}, Now: time.Now}
 	return serveTLS(t, fedapi.TLSConfig(func() (*tls.Certificate, error) { return &cert, nil }, trust))
 }
 

@@ -47,7 +47,7 @@ func apiDoor(inner net.Listener, s *http.Server, trusted []netip.Prefix, refused
 
 // federationDoor is the door of the federation listener: the TLS handshake happens in it.
 func (g *gateway) federationDoor(inner net.Listener) *door.Listener {
-	trust := fedapi.Trust{Roots: g.roots, Intermediates: g.certificate.intermediates(), Profile: g.profile, Now: g.now}
+	trust := fedapi.Trust{Anchors: g.trust.anchors.Load, Profile: g.profile, Now: g.now}
 	counted := g.metrics.Refused("federation")
 	return doorOf(inner, g.federation, door.Config{
 		Bounds: fedapi.Bounds(), TLS: fedapi.TLSConfig(g.certificate.get, trust),

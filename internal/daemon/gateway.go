@@ -22,7 +22,6 @@ import (
 	"github.com/mosaicstack/gateway/internal/fedapi"
 	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/httpapi"
-	"github.com/mosaicstack/gateway/internal/identity"
 	"github.com/mosaicstack/gateway/internal/jobs"
 	"github.com/mosaicstack/gateway/internal/limit"
 	"github.com/mosaicstack/gateway/internal/mcp"
@@ -69,26 +68,26 @@ func (c gatewayConfig) federates() bool { return c.ca != nil }
 // gateway is one running replica.
 type gateway struct {
 	gatewayConfig
-	caFingerprint string
-	accounts      *postgres.Accounts
-	resources     *postgres.Resources
-	log           *slog.Logger
-	writer        *audit.Writer
-	notary        *audit.Notary
-	refusals      *audit.Aggregator
-	health        *health
-	limits        limits
-	certificate   certificateSource
-	touches       chan uuid.UUID
-	peers         *postgres.Peers
-	credentials   *postgres.Credentials
-	client        *remote.Client // of peers, without patience
-	renewer       *querying.Renewer
-	serving       *postgres.Serving
-	auditLog      *postgres.AuditLog
-	jobs          *jobs.Runner
-	api           http.Handler
-	federation    *http.Server
+	trust       *trust
+	accounts    *postgres.Accounts
+	resources   *postgres.Resources
+	log         *slog.Logger
+	writer      *audit.Writer
+	notary      *audit.Notary
+	refusals    *audit.Aggregator
+	health      *health
+	limits      limits
+	certificate certificateSource
+	touches     chan uuid.UUID
+	peers       *postgres.Peers
+	credentials *postgres.Credentials
+	client      *remote.Client // of peers, without patience
+	renewer     *querying.Renewer
+	serving     *postgres.Serving
+	auditLog    *postgres.AuditLog
+	jobs        *jobs.Runner
+	api         http.Handler
+	federation  *http.Server
 }
 
 // listeners are the addresses the gateway answers on. The API's is served by front when that is there.
@@ -113,12 +112,11 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		return nil, err
 	}
 	c.profile.Host = host
-	fingerprint := ""
 	if c.federates() {
-		c.ca, fingerprint = observedCA{c.ca, c.metrics}, identity.FingerprintHex(c.roots[0].Raw)
+		c.ca = observedCA{c.ca, c.metrics}
 	}
 	g := &gateway{
-		gatewayConfig: c, log: c.log, caFingerprint: fingerprint,
+		gatewayConfig: c, log: c.log, trust: &trust{},
 		accounts: &postgres.Accounts{DB: c.db}, resources: &postgres.Resources{DB: c.db, Seal: c.keyring.ring},
 		peers: &postgres.Peers{DB: c.db}, credentials: &postgres.Credentials{DB: c.db}, serving: &postgres.Serving{DB: c.db}, auditLog: &postgres.AuditLog{DB: c.db},
 		touches: make(chan uuid.UUID, 256), client: remote.NewClient(),
@@ -141,6 +139,9 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	}
 	if c.federates() {
 		if g.certificate, err = newCertificate(ctx, c, host); err != nil {
+			return nil, err
+		}
+		if g.trust, err = newTrust(ctx, c, g.certificate); err != nil {
 			return nil, err
 		}
 	}
@@ -177,9 +178,10 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 			Store: g.serving, Audit: g.writer, Coming: g.writer.Coming, Limiter: g.limits.peers, Budgets: g.serving, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
 			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get, Searcher: searcher, Note: g.refusals.Note,
 			Renew:   enrollment.Renew,
+			Roots:   g.trust.published,
 			Observe: c.metrics.Request,
 		}),
-		Profile: c.profile, Log: c.log, Now: c.now, Observe: c.metrics, Trace: c.tracing.Tracer(),
+		Profile: c.profile, Anchors: g.trust.anchors.Load, Log: c.log, Now: c.now, Observe: c.metrics, Trace: c.tracing.Tracer(),
 	})
 	if !c.federates() {
 		enrollment = nil
@@ -190,9 +192,10 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Enroll:      enrollment,
 		Guesses:     limit.PerAddress{Limiter: g.limits.strangers, Name: "token", Limit: guessLimit},
 		Credentials: g.credentials, Adder: adder, Querying: query, Searcher: searcher,
-		Cursors: cursors, Keyring: c.keyring, Health: g.health, Trace: c.tracing.Tracer(), PublicURL: c.publicURL, CRL: crl.get,
+		Cursors: cursors, Keyring: c.keyring, CA: &rollover{trust: g.trust, roller: c.roller, serving: g.serving, record: g.writer.Record},
+		Health: g.health, Trace: c.tracing.Tracer(), PublicURL: c.publicURL, CRL: crl.get,
 		MCP: mcp.Handler(query, c.version, httpapi.CallerOf), Origin: c.settings.CORSOrigin,
-		CAFingerprint: func(context.Context) (string, error) { return g.caFingerprint, nil },
+		CAFingerprint: func(context.Context) (string, error) { return g.trust.fingerprint(), nil },
 		Version:       c.version, Trusted: c.settings.TrustedProxies, Now: c.now, Log: c.log,
 	}))
 	return g, nil
@@ -238,6 +241,7 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	base.Go(func() error { return g.limits.run(background) })
 	if g.federates() {
 		base.Go(func() error { return g.certificate.run(background) })
+		base.Go(func() error { return g.trust.run(background) })
 	}
 	base.Go(func() error { return g.jobs.Run(background) })
 

@@ -197,11 +197,11 @@ func (r *replica) openCA(p *parts) (*stepca.Client, error) {
 	if r.settings.Tier != config.Federated {
 		return nil, nil //nolint:nilnil // no CA is no error there
 	}
-	authority, roots, err := caClient(r.settings.StepCA, r.Now)
+	authority, _, err := caClient(r.settings.StepCA, r.Now)
 	if err != nil {
 		return nil, err
 	}
-	p.ca, p.roots = authority, roots
+	p.ca, p.refreshRoots = authority, authority.RefreshRoots
 	r.stack.add("ca", func() error { authority.Close(); return nil })
 	return authority, nil
 }
@@ -292,7 +292,7 @@ func (r *replica) announce(g *gateway) error {
 	}
 	ready := readyDoc{
 		URL: "http://" + local(r.api.Addr()), Socket: filepath.Join(dir, "admin.sock"),
-		CARootFile: r.settings.StepCA.RootCert, CAFingerprint: g.caFingerprint, PID: os.Getpid(), MetricsURL: r.metricsURL,
+		CARootFile: r.settings.StepCA.RootCert, CAFingerprint: g.trust.fingerprint(), PID: os.Getpid(), MetricsURL: r.metricsURL,
 	}
 	if r.federation != nil {
 		ready.FederationURL = "https://" + local(r.federation.Addr())
@@ -305,6 +305,15 @@ func (r *replica) announce(g *gateway) error {
 	if err := devstack.WriteFileAtomic(path, append(doc, '\n'), 0o600); err != nil {
 		return err
 	}
+	changed := ready
+	g.trust.tell(func(fingerprint string) error {
+		changed.CAFingerprint = fingerprint
+		doc, err := json.Marshal(changed)
+		if err != nil {
+			return err
+		}
+		return devstack.WriteFileAtomic(path, append(doc, '\n'), 0o600)
+	})
 	r.stack.add("ready.json", func() error { return os.Remove(path) })
 	r.log.Info("ready", "api", ready.URL, "federation", g.federationURL)
 	if r.JSON {

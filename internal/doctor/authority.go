@@ -111,7 +111,7 @@ func (e *examination) rootExpiry(context.Context) Finding {
 			first = root
 		}
 	}
-	return e.ends(first, "the pinned root", rootSoon).or("peers pin this root: plan a new one with them, see docs/architecture.md")
+	return e.ends(first, "the pinned root", rootSoon).or("roll it over before it ends, see docs/root-rollover.md")
 }
 
 // or is the remedy when there is something to mend.

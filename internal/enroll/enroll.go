@@ -69,11 +69,14 @@ type Issued struct {
 	Certificate   string          `json:"certificate"`
 	Chain         string          `json:"certificate_chain"`
 	CARoot        string          `json:"ca_root"`
+	CARoots       string          `json:"ca_roots"` // every root in trust: two while the CA is rolled over
 	SerialNumber  string          `json:"serial_number"`
 	NotBefore     time.Time       `json:"not_before"`
 	NotAfter      time.Time       `json:"not_after"`
 	FederationURL string          `json:"federation_url"`
 	Scope         json.RawMessage `json:"scope"`
+
+	root [sha256.Size]byte // fingerprint of CARoot
 }
 
 // View is what the holder of a token may know of it before spending it.
@@ -110,7 +113,8 @@ type Activation struct {
 	RequestHash     [32]byte
 	IdempotencyHash []byte
 	Identity        identity.Identity
-	Answer          []byte // to give again; nil without a key, as nobody can ask for it
+	Root            [sha256.Size]byte // fingerprint of the root that the certificate leads to
+	Answer          []byte            // to give again; nil without a key, as nobody can ask for it
 	Act             audit.Act
 }
 
@@ -265,7 +269,7 @@ func (s *Service) redeem(ctx context.Context, r Request) (Issued, error) {
 		}
 	}
 	err = s.Store.Activate(ctx, Activation{
-		Claim: claim, RequestHash: asked.hash, IdempotencyHash: asked.idempotency, Identity: id, Answer: answer,
+		Claim: claim, RequestHash: asked.hash, IdempotencyHash: asked.idempotency, Identity: id, Root: issued.root, Answer: answer,
 		Act: audit.Act{RequestID: r.RequestID, Actor: "enrollment", RemoteAddress: r.RemoteAddress},
 	})
 	if err != nil {
@@ -358,7 +362,7 @@ func (s *Service) sign(ctx context.Context, c Claim, csr *x509.CertificateReques
 	if err != nil {
 		return Issued{}, identity.Identity{}, signed, ErrMisissued.Because(err)
 	}
-	return s.issued(c.Grant, chain, root), id, signed, nil
+	return s.issued(c.Grant, chain, root, roots), id, signed, nil
 }
 
 // notAfter is when the certificate ends: as asked, but within what the CA signs and never after the grant.
@@ -378,10 +382,10 @@ func (s *Service) notAfter(ctx context.Context, c Claim, ttl time.Duration) (tim
 	return until, nil
 }
 
-func (s *Service) issued(g grant.Grant, chain ca.Chain, root *x509.Certificate) Issued {
+func (s *Service) issued(g grant.Grant, chain ca.Chain, root *x509.Certificate, roots []*x509.Certificate) Issued {
 	return Issued{
 		GrantID: g.ID, PeerID: g.PeerID, SubjectUserID: g.SubjectUserID,
-		Certificate: ca.Chain{Leaf: chain.Leaf}.PEM(), Chain: chain.PEM(), CARoot: ca.Chain{Leaf: root}.PEM(),
+		Certificate: ca.Chain{Leaf: chain.Leaf}.PEM(), Chain: chain.PEM(), CARoot: ca.RootsPEM([]*x509.Certificate{root}), CARoots: ca.RootsPEM(roots), root: identity.Fingerprint(root.Raw),
 		SerialNumber: chain.Leaf.SerialNumber.String(),
 		NotBefore:    chain.Leaf.NotBefore, NotAfter: chain.Leaf.NotAfter,
 		FederationURL: s.FederationURL, Scope: document(g.Scope),

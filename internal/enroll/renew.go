@@ -55,6 +55,7 @@ type Renewed struct {
 	By       identity.Identity
 	Hash     [32]byte
 	Identity identity.Identity // of the new certificate
+	Root     [sha256.Size]byte // fingerprint of the root that it leads to
 	Lifetime time.Duration     // as asked for
 	Answer   []byte
 	Act      audit.Act
@@ -123,7 +124,7 @@ func (s *Service) Renew(ctx context.Context, by identity.Identity, body []byte, 
 		}
 		return nil, err
 	}
-	answer, err = s.Renewals.RecordRenewal(ctx, Renewed{By: by, Hash: hash, Identity: id, Lifetime: r.Lifetime, Answer: answer, Act: act})
+	answer, err = s.Renewals.RecordRenewal(ctx, Renewed{By: by, Hash: hash, Identity: id, Root: issued.root, Lifetime: r.Lifetime, Answer: answer, Act: act})
 	if err == nil {
 		s.step("activated")
 	}

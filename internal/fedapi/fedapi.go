@@ -84,6 +84,9 @@ var errMethod = &fault.Fault{
 type Config struct {
 	Serving *serving.Service
 	Profile identity.Profile
+	// Anchors are those of the listener's Trust. A connection can outlive a root: when they have changed, a certificate
+	// is verified again before its next answer. Nil: they do not change.
+	Anchors func() *Anchors
 	Log     *slog.Logger
 	Now     func() time.Time
 	Observe Observer     // nil: nobody measures
@@ -134,6 +137,9 @@ func NewServer(c Config) *http.Server {
 		}))
 		r.Get("/crl", h.serveAs(typeCRL, func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.CRL(r.Context(), c)
+		}))
+		r.Get("/roots", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
+			return h.Serving.Roots(r.Context(), c)
 		}))
 		r.Post("/hangup", h.serve(func(r *http.Request, c serving.Caller) (serving.Answer, error) {
 			return h.Serving.HangUp(r.Context(), c)
@@ -321,7 +327,7 @@ func verbOf(r *http.Request) string {
 		return "list"
 	}
 	switch verb := path.Base(r.URL.Path); verb {
-	case "capabilities", "crl", "hangup", "renew":
+	case "capabilities", "crl", "hangup", "renew", "roots":
 		return verb
 	}
 	return "unknown"
@@ -357,6 +363,14 @@ func (h *handler) caller(r *http.Request) (serving.Caller, *holder, error) {
 			return c, nil, err
 		}
 		who = h.keep(fingerprint, id)
+	}
+	if h.Anchors != nil {
+		if a := h.Anchors(); who.anchors.Load() != a {
+			if err := a.verify(leaf, r.TLS.PeerCertificates[1:], h.Now()); err != nil {
+				return c, nil, serving.ErrCertificateUnknown.With("the root that this certificate comes from is not in trust any more").Because(err)
+			}
+			who.anchors.Store(a)
+		}
 	}
 	c.Identity = who.identity
 	return c, who, nil

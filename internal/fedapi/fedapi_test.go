@@ -118,7 +118,8 @@ func TestALeafAloneIsCompletedWithTheIntermediatesWeKnow(t *testing.T) {
 
 	unknowing := newGateway(t)
 	trust := unknowing.trust()
-	trust.Intermediates = nil
+	rootOnly := fedapi.NewAnchors([]*x509.Certificate{unknowing.ca.root}, nil)
+	trust.Anchors = func() *fedapi.Anchors { return rootOnly }
 	unknowing.addr = unknowing.listen(trust)
 	unknowing.wantRefused(unknowing.presenting(&alone), "unknown authority")
 }
@@ -203,7 +204,8 @@ func TestAResumedSessionIsVerifiedAgain(t *testing.T) {
 		{"nothing changed", "", func(*testing.T, *gateway, *fedapi.Trust) {}},
 		{"the certificate has expired", "expired", func(_ *testing.T, g *gateway, _ *fedapi.Trust) { g.clock.ahead.Store(int64(48 * time.Hour)) }},
 		{"the root is not trusted any more", "unknown authority", func(t *testing.T, _ *gateway, trust *fedapi.Trust) {
-			trust.Roots = []*x509.Certificate{mustCA(t, theirs).root}
+			none := fedapi.NewAnchors([]*x509.Certificate{mustCA(t, theirs).root}, nil)
+			trust.Anchors = func() *fedapi.Anchors { return none }
 		}},
 		{"the gateway has another host", "certificate_profile", func(_ *testing.T, _ *gateway, trust *fedapi.Trust) { trust.Profile.Host = "fed.example" }},
 		{"the arc is not accepted any more", "certificate_profile", func(_ *testing.T, _ *gateway, trust *fedapi.Trust) {
@@ -332,7 +334,7 @@ func TestARequestWithoutACertificateIsNobodys(t *testing.T) {
 			req := httptest.NewRequest(http.MethodGet, path, nil)
 			req.TLS = state
 			rec := httptest.NewRecorder()
-			g.server(profile()).Handler.ServeHTTP(rec, req)
+			g.server(profile(), nil).Handler.ServeHTTP(rec, req)
 			if !strings.Contains(rec.Body.String(), "certificate_profile") || rec.Code != http.StatusUnauthorized {
 				t.Errorf("%s %s: %d %s, want 401", name, path, rec.Code, rec.Body)
 			}
@@ -355,7 +357,7 @@ func TestTheProfileIsReadAgainForEveryNewConnection(t *testing.T) {
 	req := httptest.NewRequest(http.MethodGet, capabilities, nil)
 	req.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{wrong.Leaf}}
 	rec := httptest.NewRecorder()
-	g.server(profile()).Handler.ServeHTTP(rec, req)
+	g.server(profile(), nil).Handler.ServeHTTP(rec, req)
 	if rec.Code != http.StatusUnauthorized || !strings.Contains(rec.Body.String(), "certificate_profile") {
 		t.Errorf("%d %s, want 401 certificate_profile", rec.Code, rec.Body)
 	}

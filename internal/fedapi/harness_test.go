@@ -89,6 +89,8 @@ type gateway struct {
 	noted   chan audit.Event // refusals that are counted for the audit log
 	tickets [32]byte         // the key of session tickets, which replicas share
 	own     *tls.Certificate
+	shown   atomic.Pointer[tls.Certificate] // in place of own
+	anchors atomic.Pointer[fedapi.Anchors]
 	bounds  door.Bounds
 	proxies []netip.Prefix
 	refused *reasons
@@ -135,6 +137,7 @@ func newGateway(t *testing.T, change ...func(*gateway)) *gateway {
 	g.stores = postgres.New(g.pool)
 	_, _ = rand.Read(g.tickets[:])
 	g.own = g.ca.server(t)
+	g.anchors.Store(fedapi.NewAnchors([]*x509.Certificate{g.ca.root}, []*x509.Certificate{g.ca.issuer}))
 	many := limit.Fixed{Limiter: limiter, Limit: grant.Limit{PerMinute: 1000, Burst: 1000}}
 	g.enroll = enroll.New(enroll.Config{
 		Store: &postgres.Enrollment{DB: g.stores}, Renewals: &postgres.Enrollment{DB: g.stores}, CA: g.ca, Profile: profile(), Guesses: many, Tries: many,
@@ -144,7 +147,7 @@ func newGateway(t *testing.T, change ...func(*gateway)) *gateway {
 		Store: &postgres.Serving{DB: g.stores}, Budgets: &postgres.Serving{DB: g.stores}, Audit: direct{&postgres.AuditLog{DB: g.stores}}, Limiter: limiter,
 		Cursors: page.New(keys.AEAD("cursor")), Hash: func(b []byte) []byte { return keys.MAC("query", b) },
 		Now: g.clock.now, Log: slog.New(slog.DiscardHandler), Refused: serving.NewRefusedLately(g.clock.now),
-		Searcher: serving.NewSearcher(embed.Hash{}), Note: g.note, Renew: g.enroll.Renew,
+		Searcher: serving.NewSearcher(embed.Hash{}), Note: g.note, Renew: g.enroll.Renew, Roots: g.ca.Roots,
 	})
 	for _, c := range change {
 		c(g)
@@ -162,14 +165,12 @@ func (g *gateway) note(e audit.Event) {
 }
 
 func (g *gateway) trust() fedapi.Trust {
-	return fedapi.Trust{
-		Roots: []*x509.Certificate{g.ca.root}, Intermediates: []*x509.Certificate{g.ca.issuer}, Profile: profile(), Now: g.clock.now,
-	}
+	return fedapi.Trust{Anchors: g.anchors.Load, Profile: profile(), Now: g.clock.now}
 }
 
-func (g *gateway) server(p identity.Profile) *http.Server {
+func (g *gateway) server(p identity.Profile, anchors func() *fedapi.Anchors) *http.Server {
 	return fedapi.NewServer(fedapi.Config{
-		Serving: g.serving, Profile: p, Now: g.clock.now,
+		Serving: g.serving, Profile: p, Anchors: anchors, Now: g.clock.now,
 		Log: g.logger(),
 	})
 }
@@ -185,9 +186,14 @@ func (g *gateway) listen(t fedapi.Trust) string {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	conf := fedapi.TLSConfig(func() (*tls.Certificate, error) { return g.own, nil }, t)
+	conf := fedapi.TLSConfig(func() (*tls.Certificate, error) {
+		if other := g.shown.Load(); other != nil {
+			return other, nil
+		}
+		return g.own, nil
+	}, t)
 	conf.SetSessionTicketKeys([][32]byte{g.tickets})
-	s := g.server(t.Profile)
+	s := g.server(t.Profile, t.Anchors)
 	g.door = door.Listen(l, door.Config{
 		Bounds: g.bounds, TLS: conf, Proxies: g.proxies, ProxyHeader: true, Now: g.clock.now, Log: g.logger(),
 		Refused: func(addr netip.Addr, r door.Reason) {

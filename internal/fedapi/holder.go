@@ -19,7 +19,8 @@ var errBusy = &fault.Fault{
 type holder struct {
 	identity identity.Identity
 	places   chan struct{}
-	unread   atomic.Int64 // bytes of answers that are being written
+	unread   atomic.Int64            // bytes of answers that are being written
+	anchors  atomic.Pointer[Anchors] // under which its chain was good
 }
 
 // keep remembers a certificate whose profile is good. All are forgotten when there are too many: what is under

@@ -35,6 +35,7 @@ type querier struct {
 	store   *postgres.Credentials
 	adder   *querying.Adder
 	clock   *clock
+	client  *remote.Client
 	service *querying.Service
 	renewer *querying.Renewer
 	between func(a querying.Answer, err error) (querying.Answer, error) // what becomes of a renewal's answer; may be nil
@@ -77,6 +78,7 @@ func newQuerier(t *testing.T, g *gateway) *querier {
 	q.store = &postgres.Credentials{DB: db}
 	client := remote.NewClient()
 	t.Cleanup(client.Close)
+	q.client = client
 	q.adder = querying.NewAdder(querying.AdderConfig{Store: q.store, Enroller: g, Client: client, Keys: keys, Random: rand.Reader, Now: q.clock.now})
 	q.service = querying.New(querying.Config{
 		Finder: q.store, Client: remote.NewPatient(client, time.Now), Keys: keys, Audit: silent{}, Now: q.clock.now, Hash: func([]byte) []byte { return nil },

@@ -49,6 +49,7 @@ type Config struct {
 	Searcher    *serving.Searcher
 	Cursors     *page.Sealer
 	Keyring     Keyring
+	CA          CA
 	MCP         http.Handler // the tools for assistants' sessions; nil has none
 	Health      Health
 	Trace       *span.Tracer // nil makes no spans
@@ -111,8 +112,9 @@ func New(c Config) http.Handler {
 		if a.Enroll != nil {
 			a.grants()
 			a.peers()
+			a.roots()
 		} else {
-			unfederated(r, "grants", "peers")
+			unfederated(r, "grants", "peers", "ca")
 		}
 		a.across()
 		a.audit()

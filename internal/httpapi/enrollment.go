@@ -40,6 +40,7 @@ type issuedBody struct {
 	Certificate      string          `json:"certificate"`
 	CertificateChain string          `json:"certificate_chain"`
 	CARoot           string          `json:"ca_root"`
+	CARoots          string          `json:"ca_roots"`
 	SerialNumber     string          `json:"serial_number"`
 	NotBefore        time.Time       `json:"not_before"`
 	NotAfter         time.Time       `json:"not_after"`
@@ -86,7 +87,7 @@ func (a *api) redeem(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusCreated)
 	_ = json.NewEncoder(w).Encode(issuedBody{
 		GrantID: issued.GrantID, PeerID: issued.PeerID, SubjectUserID: issued.SubjectUserID,
-		Certificate: issued.Certificate, CertificateChain: issued.Chain, CARoot: issued.CARoot, SerialNumber: issued.SerialNumber,
+		Certificate: issued.Certificate, CertificateChain: issued.Chain, CARoot: issued.CARoot, CARoots: issued.CARoots, SerialNumber: issued.SerialNumber,
 		NotBefore: issued.NotBefore, NotAfter: issued.NotAfter, FederationURL: issued.FederationURL, Scope: issued.Scope,
 	})
 }

@@ -94,6 +94,7 @@ type api struct {
 	resources *postgres.Resources
 	grants    *postgres.Grants
 	keyring   *keyring
+	ca        *roots
 	logs      *logs
 	config    httpapi.Config
 	url       string
@@ -105,6 +106,13 @@ type keyring struct{ changes atomic.Int32 }
 func (*keyring) Show(context.Context) ([]httpapi.KeyStatus, error) { return nil, nil }
 func (k *keyring) Rotate(context.Context, audit.Act) error         { k.changes.Add(1); return nil }
 func (k *keyring) Retire(context.Context, uint32, audit.Act) error { k.changes.Add(1); return nil }
+
+// roots is the same for the CA's.
+type roots struct{ changes atomic.Int32 }
+
+func (*roots) Show(context.Context) ([]httpapi.RootStatus, error) { return nil, nil }
+func (r *roots) Rotate(context.Context, audit.Act) error          { r.changes.Add(1); return nil }
+func (r *roots) Finish(context.Context, bool, audit.Act) error    { r.changes.Add(1); return nil }
 
 type healthy struct{}
 
@@ -145,7 +153,7 @@ func newAPI(t *testing.T, change ...func(*httpapi.Config)) *api {
 	t.Cleanup(client.Close)
 	credentials, auditLog := &postgres.Credentials{DB: db}, &postgres.AuditLog{DB: db}
 	a := &api{
-		t: t, pool: pool, logs: &logs{}, keyring: &keyring{}, accounts: &postgres.Accounts{DB: db},
+		t: t, pool: pool, logs: &logs{}, keyring: &keyring{}, ca: &roots{}, accounts: &postgres.Accounts{DB: db},
 		resources: &postgres.Resources{DB: db, Seal: keys}, grants: &postgres.Grants{DB: db},
 	}
 	log := slog.New(slog.NewJSONHandler(a.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -164,7 +172,7 @@ func newAPI(t *testing.T, change ...func(*httpapi.Config)) *api {
 		Searcher: serving.NewSearcher(embed.Hash{}),
 		Querying: querying.New(querying.Config{Finder: credentials, Client: client, Keys: keys, Audit: direct{auditLog}, Hash: hash, Now: time.Now}),
 		Guesses:  limit.PerAddress{Limiter: limiter, Name: "token", Limit: guesses},
-		Cursors:  page.New(keys.AEAD("cursor")), Keyring: a.keyring, Health: healthy{}, PublicURL: "https://gw.example",
+		Cursors:  page.New(keys.AEAD("cursor")), Keyring: a.keyring, CA: a.ca, Health: healthy{}, PublicURL: "https://gw.example",
 		CAFingerprint: func(context.Context) (string, error) { return "00", nil },
 		Version:       "test", Now: time.Now, Log: log,
 	}

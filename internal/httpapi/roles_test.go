@@ -98,6 +98,10 @@ var operations = map[string]permitted{
 	"keyring-show":   {admins, 200, "/api/keyring", ""},
 	"keyring-rotate": {admins, 204, "/api/keyring/rotate", ""},
 	"keyring-retire": {admins, 204, "/api/keyring/retire", `{"id":7}`},
+
+	"ca-show":   {admins, 200, "/api/federation/ca/roots", ""},
+	"ca-rotate": {admins, 204, "/api/federation/ca/rotate", ""},
+	"ca-finish": {admins, 204, "/api/federation/ca/finish", `{"force":true}`},
 }
 
 // endpoint is an operation as the API describes it.
@@ -227,7 +231,7 @@ func (a *api) newCast() cast {
 // state is a digest of everything the API can change, but for when a token was last used.
 func (a *api) state() string {
 	a.t.Helper()
-	all := []string{fmt.Sprint(a.keyring.changes.Load())}
+	all := []string{fmt.Sprint(a.keyring.changes.Load(), a.ca.changes.Load())}
 	for _, table := range []string{
 		"users", "teams", "team_members", "api_tokens", "tasks", "federation_peers", "federation_grants",
 		"federation_enrollment_tokens", "federation_certificates", "federation_credentials", "federation_audit_log",

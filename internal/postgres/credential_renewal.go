@@ -46,7 +46,7 @@ func (s *Credentials) BeginRenewal(ctx context.Context, id uuid.UUID, serial str
 // CompleteRenewal implements querying.RenewalStore.
 func (s *Credentials) CompleteRenewal(ctx context.Context, r querying.Renewed) error {
 	return s.inTx(ctx, "complete renewal at peer", func(tx pgx.Tx) error {
-		p, err := findPeer(ctx, tx, r.Due.Peer.ID.String(), "FOR SHARE")
+		p, err := findPeer(ctx, tx, r.Due.Peer.ID.String(), "FOR NO KEY UPDATE")
 		if errors.Is(err, ErrPeerNotFound) || err == nil && p.State == peer.Revoked {
 			return querying.ErrInterrupted
 		} else if err != nil {
@@ -54,16 +54,21 @@ func (s *Credentials) CompleteRenewal(ctx context.Context, r querying.Renewed) e
 		}
 		c := r.Certified
 		tag, err := tx.Exec(ctx, `UPDATE federation_credentials
-			SET certificate_chain_pem = $4, client_key_pem = $5, serial = $6, not_before = $7, not_after = $8, renew_after = $9, csr_pem = renewal_csr_pem,
+			SET certificate_chain_pem = $4, client_key_pem = $5, serial = $6, not_before = $7, not_after = $8, renew_after = $9, ca_root_pem = $10, csr_pem = renewal_csr_pem,
 				renewal_key_pem = NULL, renewal_csr_pem = NULL, renewal_started_at = NULL, renewal_next_at = NULL, renewal_attempts = 0, renewal_error = NULL,
 				updated_at = now()
 			WHERE id = $1 AND state = 'active' AND serial = $2 AND renewal_csr_pem = $3`,
-			r.Due.ID, r.Due.Serial, r.Due.NextCSR, c.ChainPEM, r.SealedKey, c.Serial, c.NotBefore, c.NotAfter, c.RenewAfter)
+			r.Due.ID, r.Due.Serial, r.Due.NextCSR, c.ChainPEM, r.SealedKey, c.Serial, c.NotBefore, c.NotAfter, c.RenewAfter, c.CARootPEM)
 		if err != nil {
 			return err
 		}
 		if tag.RowsAffected() != 1 {
 			return querying.ErrInterrupted
+		}
+		if c.CARootPEM != r.Due.CARootPEM {
+			if err := adoptRoots(ctx, tx, p.ID, c.CARootPEM, c.CAFingerprint); err != nil {
+				return err
+			}
 		}
 		e := r.Act.Event("certificate.renew")
 		e.Direction, e.PeerID, e.PeerName, e.GrantID, e.StatusCode = audit.Outbound, p.ID, p.Name, c.GrantID, 200

@@ -2,8 +2,10 @@ package postgres
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 
 	"github.com/google/uuid"
@@ -40,7 +42,7 @@ func (s *Credentials) Begin(ctx context.Context, d querying.Draft) (querying.Pen
 		if err != nil {
 			return notRevoked(err, d.PeerName)
 		}
-		if err := sameCA(p, d.CAFingerprint); err != nil {
+		if err := sameCA(ctx, tx, p, d.CAFingerprint); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `DELETE FROM federation_credentials
@@ -100,11 +102,24 @@ func notRevoked(err error, name string) error {
 		Advise("revoking is final: remove the peer first (mosaic federation peer remove %s), or choose another --name", name)
 }
 
-func sameCA(p peer.Peer, want [32]byte) error {
-	if p.CAFingerprint != "" && p.CAFingerprint != hex.EncodeToString(want[:]) {
-		return querying.ErrCAMismatch.With("the peer %s is known here with another CA than this enrollment URL names", p.Name)
+// sameCA refuses a CA that is none of those the peer is known with: two while it rolls its root over.
+func sameCA(ctx context.Context, tx pgx.Tx, p peer.Peer, want [32]byte) error {
+	if p.CAFingerprint == "" || p.CAFingerprint == hex.EncodeToString(want[:]) {
+		return nil
 	}
-	return nil
+	var roots []byte
+	if err := tx.QueryRow(ctx, `SELECT ca_root_pem FROM federation_peers WHERE id = $1`, p.ID).Scan(&roots); err != nil {
+		return err
+	}
+	for {
+		var block *pem.Block
+		if block, roots = pem.Decode(roots); block == nil {
+			return querying.ErrCAMismatch.With("the peer %s is known here with another CA than this enrollment URL names", p.Name)
+		}
+		if sha256.Sum256(block.Bytes) == want {
+			return nil
+		}
+	}
 }
 
 // dropEmptyPeer removes a peer that only a failed redemption has left a trace of. It is locked first: a grant
@@ -190,11 +205,12 @@ func adoptPeer(ctx context.Context, tx pgx.Tx, a querying.Activation, p peer.Pee
 	if p.State == peer.Revoked {
 		return p, notRevoked(peer.ErrRevoked, p.Name)
 	}
-	if err := sameCA(p, a.Certified.CAFingerprint); err != nil {
+	if err := sameCA(ctx, tx, p, a.Certified.CAFingerprint); err != nil {
 		return p, err
 	}
 	c := a.Certified
-	rows, err := tx.Query(ctx, `UPDATE federation_peers p SET endpoint_url = $2, ca_root_pem = $3, ca_fingerprint = $4,
+	rows, err := tx.Query(ctx, `UPDATE federation_peers p SET endpoint_url = $2, ca_fingerprint = $4,
+			ca_root_pem = CASE WHEN position($3 IN ca_root_pem) > 0 THEN ca_root_pem ELSE $3 END,
 			state = CASE state WHEN 'pending' THEN 'active' ELSE state END, updated_at = now(), version = version + 1
 		WHERE id = $1 RETURNING `+peerColumns, p.ID, c.FederationURL, c.CARootPEM, c.CAFingerprint[:])
 	if err != nil {

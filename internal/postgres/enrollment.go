@@ -285,7 +285,7 @@ func (e *Enrollment) activate(ctx context.Context, a enroll.Activation) error {
 		lock = `NO KEY UPDATE`
 	}
 	args := append(eventArgs(event), a.Claim.TokenID, a.Claim.Generation, id.Serial, id.Fingerprint[:], a.IdempotencyHash, a.RequestHash[:],
-		a.Answer, id.GrantID, id.UserID, id.NotBefore, id.NotAfter)
+		a.Answer, id.GrantID, id.UserID, id.NotBefore, id.NotAfter, a.Root[:])
 	var written pgconn.CommandTag
 	err := retried(func() error {
 		var batch pgx.Batch // one round trip, and one transaction
@@ -317,8 +317,8 @@ const recordActivation = `WITH open AS (
 	superseded AS (
 		UPDATE federation_certificates SET revoked_at = now(), revoked_reason = 'superseded' FROM open WHERE grant_id = $30 AND revoked_at IS NULL),
 	recorded AS (
-		INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after)
-		SELECT $26, $25, $30, $31, $32, $33 FROM open),
+		INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after, ca_root)
+		SELECT $26, $25, $30, $31, $32, $33, $34 FROM open),
 	activated AS (
 		UPDATE federation_grants SET status = 'active', activated_at = coalesce(activated_at, now()), updated_at = now(), version = version + 1
 		FROM open WHERE id = $30),

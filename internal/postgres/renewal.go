@@ -131,9 +131,9 @@ func recordRenewal(ctx context.Context, tx pgx.Tx, r enroll.Renewed) ([]byte, er
 		})
 	batch.Queue(`UPDATE federation_certificates SET revoked_at = now(), revoked_reason = 'superseded'
 		WHERE grant_id = $1 AND revoked_at IS NULL AND fingerprint <> $2`, g.ID, r.By.Fingerprint[:])
-	batch.Queue(`INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after, lifetime_seconds, renewal_request_hash, renewal_answer)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, id.Fingerprint[:], id.Serial, id.GrantID, id.UserID, id.NotBefore, id.NotAfter,
-		int64(r.Lifetime/time.Second), r.Hash[:], r.Answer)
+	batch.Queue(`INSERT INTO federation_certificates (fingerprint, serial, grant_id, subject_user_id, not_before, not_after, lifetime_seconds, renewal_request_hash, renewal_answer, ca_root)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, id.Fingerprint[:], id.Serial, id.GrantID, id.UserID, id.NotBefore, id.NotAfter,
+		int64(r.Lifetime/time.Second), r.Hash[:], r.Answer, r.Root[:])
 	batch.Queue(insertEvent, eventArgs(event)...)
 	return r.Answer, tx.SendBatch(ctx, &batch).Close()
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,13 +68,14 @@ type Failure struct {
 
 // RenewalStore keeps credentials while they are renewed. Each method is one transaction.
 type RenewalStore interface {
+	RootsStore
 	// DueRenewals takes up to limit credentials that are due, and keeps them from other replicas for a while.
 	DueRenewals(ctx context.Context, now time.Time, limit int, keep time.Duration) ([]Due, error)
 	// BeginRenewal stores the next key and its request, or gives those that another try has stored. ErrInterrupted
 	// when the credential is not as it was.
 	BeginRenewal(ctx context.Context, id uuid.UUID, serial string, sealedKey []byte, csr string) (sealed []byte, stored string, err error)
-	// CompleteRenewal puts the new certificate and key in the place of the old ones, and audits. ErrInterrupted when
-	// the credential is not as it was.
+	// CompleteRenewal puts the new certificate and key in the place of the old ones, takes the peer's roots over, and
+	// audits. ErrInterrupted when the credential is not as it was.
 	CompleteRenewal(ctx context.Context, r Renewed) error
 	// FailRenewal records a failed try.
 	FailRenewal(ctx context.Context, f Failure) error
@@ -111,8 +113,18 @@ func (r *Renewer) Check(ctx context.Context) error {
 	return err
 }
 
-// Run renews what is due. It may run on several replicas at once, and be killed anywhere.
+// Run renews what is due, and asks peers for their roots. It may run on several replicas at once, and be killed
+// anywhere.
 func (r *Renewer) Run(ctx context.Context) error {
+	var learned error
+	var wg sync.WaitGroup
+	wg.Go(func() { learned = r.learn(ctx) })
+	renewed := r.renewAll(ctx)
+	wg.Wait()
+	return errors.Join(renewed, learned)
+}
+
+func (r *Renewer) renewAll(ctx context.Context) error {
 	for ctx.Err() == nil {
 		due, err := r.Store.DueRenewals(ctx, r.Now(), renewalsAtOnce, renewalLease)
 		if err != nil {
@@ -229,17 +241,24 @@ func (r *Renewer) begin(ctx context.Context, d *Due) error {
 	return err
 }
 
-// verify believes no more of the answer than of an enrollment's: it must lead to the CA that was pinned then, be for
-// the new key, and speak for the same grant and user at the same address.
+// verify believes no more of the answer than of an enrollment's: it must lead to a root of the peer, be for the new
+// key, and speak for the same grant and user at the same address. A root is the peer's when it is pinned; or when the
+// peer names it here, because the answer came over a connection that a pinned root has vouched for. None is dropped here.
 func (d Due) verify(body []byte, key crypto.PublicKey, now time.Time) (Certified, error) {
 	pinned, err := certificates(d.CARootPEM, "ca_root")
 	if err != nil {
 		return Certified{}, err
 	}
-	c, err := verify(body, identity.Fingerprint(pinned[0].Raw), key, now)
+	a, err := readIssued(body)
+	if err != nil {
+		return Certified{}, err
+	}
+	trusted := union(a.roots, pinned)
+	if !slices.ContainsFunc(trusted, a.root.Equal) {
+		return Certified{}, ErrCertificateMismatch.With("the peer renewed under another CA than the one that is pinned")
+	}
+	c, err := a.certify(a.root, trusted, key, now)
 	switch {
-	case errors.Is(err, ErrCAUnproven):
-		return c, ErrCertificateMismatch.With("the peer renewed under another CA than the one that is pinned").Because(err)
 	case err != nil:
 		return c, err
 	case c.GrantID != d.RemoteGrantID || c.SubjectUserID != d.RemoteSubjectUserID:

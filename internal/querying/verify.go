@@ -34,6 +34,7 @@ type issued struct {
 	Certificate   string          `json:"certificate"`
 	Chain         string          `json:"certificate_chain"`
 	CARoot        string          `json:"ca_root"`
+	CARoots       string          `json:"ca_roots"` // absent from peers that know of no rollover
 	FederationURL string          `json:"federation_url"`
 	Scope         json.RawMessage `json:"scope"`
 }
@@ -43,35 +44,62 @@ type Certified struct {
 	GrantID       uuid.UUID // the peer's, like SubjectUserID
 	SubjectUserID uuid.UUID
 	Scope         scope.Scope
-	ChainPEM      string // leaf first, then intermediates; nothing but certificates
-	CARootPEM     string
-	CAFingerprint [sha256.Size]byte
-	FederationURL string // without a slash at its end
-	Serial        string // decimal
+	ChainPEM      string            // leaf first, then intermediates; nothing but certificates
+	CARootPEM     string            // the roots that the peer is believed by: two while it rolls its CA over
+	CAFingerprint [sha256.Size]byte // of the root that the certificate leads to
+	FederationURL string            // without a slash at its end
+	Serial        string            // decimal
 	NotBefore     time.Time
 	NotAfter      time.Time
 	RenewAfter    time.Time // about half of its life; set by whoever received it
 }
 
-// verify reads an answer and believes none of it: the root must be the one the enrollment URL names, the chain
-// must lead to it, and the certificate must be for our key and say what the answer says. The URL came from a
-// person over another channel, so its fingerprint is what all trust in the peer starts from.
+// verify reads the answer of an enrollment and believes none of it: a root in it must be the one the enrollment URL
+// names, the chain must lead to that, and the certificate must be for our key and say what the answer says. The URL came
+// from a person over another channel, so its fingerprint is what all trust in the peer starts from. Other roots in the
+// answer count for nothing: who only stands in between could have put them there.
 func verify(body []byte, wantCA [sha256.Size]byte, key crypto.PublicKey, now time.Time) (Certified, error) {
-	var a issued
-	if err := json.Unmarshal(body, &a); err != nil {
-		return Certified{}, ErrAnswerInvalid.With("the peer's enrollment answer is not the JSON document it should be").Because(err)
-	}
-	roots, err := certificates(a.CARoot, "ca_root")
+	a, err := readIssued(body)
 	if err != nil {
 		return Certified{}, err
 	}
-	if len(roots) != 1 {
-		return Certified{}, ErrAnswerInvalid.With("ca_root in the peer's answer holds %d certificates instead of one", len(roots))
+	for _, root := range append([]*x509.Certificate{a.root}, a.roots...) {
+		fingerprint := identity.Fingerprint(root.Raw)
+		if subtle.ConstantTimeCompare(fingerprint[:], wantCA[:]) == 1 {
+			return a.certify(root, []*x509.Certificate{root}, key, now)
+		}
 	}
-	fingerprint := identity.Fingerprint(roots[0].Raw)
-	if subtle.ConstantTimeCompare(fingerprint[:], wantCA[:]) != 1 {
-		return Certified{}, ErrCAUnproven
+	return Certified{}, ErrCAUnproven
+}
+
+// answered is an answer whose PEM has been read.
+type answered struct {
+	issued
+	root  *x509.Certificate
+	roots []*x509.Certificate // all that the peer trusts now; empty when it did not say
+}
+
+func readIssued(body []byte) (answered, error) {
+	var a answered
+	if err := json.Unmarshal(body, &a.issued); err != nil {
+		return a, ErrAnswerInvalid.With("the peer's enrollment answer is not the JSON document it should be").Because(err)
 	}
+	one, err := certificates(a.CARoot, "ca_root")
+	if err != nil {
+		return a, err
+	}
+	if len(one) != 1 {
+		return a, ErrAnswerInvalid.With("ca_root in the peer's answer holds %d certificates instead of one", len(one))
+	}
+	a.root = one[0]
+	if a.CARoots != "" {
+		a.roots, err = readRoots(a.CARoots)
+	}
+	return a, err
+}
+
+// certify checks everything else against one root. trusted are the roots that the peer is believed by from now on.
+func (a answered) certify(root *x509.Certificate, trusted []*x509.Certificate, key crypto.PublicKey, now time.Time) (Certified, error) {
 	chain, err := certificates(a.Chain, "certificate_chain")
 	if err != nil {
 		return Certified{}, err
@@ -81,10 +109,10 @@ func verify(body []byte, wantCA [sha256.Size]byte, key crypto.PublicKey, now tim
 		return Certified{}, err
 	}
 	leaf := chain[0]
-	if err := checkLeaf(leaf, a, federation, key); err != nil {
+	if err := checkLeaf(leaf, a.issued, federation, key); err != nil {
 		return Certified{}, err
 	}
-	if err := checkChain(leaf, chain[1:], roots[0], now); err != nil {
+	if err := checkChain(leaf, chain[1:], root, now); err != nil {
 		return Certified{}, err
 	}
 	granted, err := scope.Parse(a.Scope)
@@ -93,7 +121,7 @@ func verify(body []byte, wantCA [sha256.Size]byte, key crypto.PublicKey, now tim
 	}
 	return Certified{
 		GrantID: a.GrantID, SubjectUserID: a.SubjectUserID, Scope: granted,
-		ChainPEM: encode(chain), CARootPEM: encode(roots), CAFingerprint: fingerprint,
+		ChainPEM: encode(chain), CARootPEM: encode(trusted), CAFingerprint: identity.Fingerprint(root.Raw),
 		FederationURL: federation.String(), Serial: leaf.SerialNumber.String(),
 		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
 	}, nil

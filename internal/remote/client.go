@@ -44,6 +44,7 @@ type Client struct {
 // connections still speak with the old certificate.
 type pool struct {
 	serial    string
+	roots     string        // that vouch for the peer: without one of them old connections are not enough
 	behind    time.Duration // by how much our clock is corrected in judging the peer's certificate
 	transport *http.Transport
 }
@@ -165,7 +166,7 @@ func (c *Client) pool(t querying.Target, host string, behind time.Duration) (*ht
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	kept, ok := c.pools[t.CredentialID]
-	if ok && kept.serial == t.Serial && kept.behind >= behind {
+	if ok && kept.serial == t.Serial && kept.roots == t.CARootPEM && kept.behind >= behind {
 		return kept.transport, nil
 	}
 	config, err := tlsConfig(t, host, func() time.Time { return c.now().Add(behind) })
@@ -176,12 +177,12 @@ func (c *Client) pool(t querying.Target, host string, behind time.Duration) (*ht
 	made.MaxIdleConnsPerHost = idleConns
 	made.IdleConnTimeout = idleFor
 	made.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
-	c.pools[t.CredentialID] = pool{serial: t.Serial, behind: behind, transport: made}
+	c.pools[t.CredentialID] = pool{serial: t.Serial, roots: t.CARootPEM, behind: behind, transport: made}
 	kept.close()
 	return made, nil
 }
 
-// tlsConfig trusts the one CA that was pinned at enrollment and nobody else, and speaks TLS 1.3 only.
+// tlsConfig trusts the roots that the credential is pinned to and nobody else, and speaks TLS 1.3 only.
 func tlsConfig(t querying.Target, host string, now func() time.Time) (*tls.Config, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(t.CARootPEM)) {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/ca"
 )
 
 // HangUp gives the caller's grant back: it and its certificates are revoked, and the certificate that asked opens
@@ -51,5 +52,26 @@ func (s *Service) CRL(ctx context.Context, c Caller) (Answer, error) {
 		}
 		list, err := s.Config.CRL(ctx)
 		return answer{body: list}, err
+	})
+}
+
+// Roots answers with every root that certificates of this gateway may lead to now. A peer believes it because this
+// gateway has proved itself by a root that the peer believed before.
+//
+// Errors: the refusals of this package, and those of the CA.
+func (s *Service) Roots(ctx context.Context, c Caller) (Answer, error) {
+	r := s.begin(c, "roots", "", nil)
+	return r.do(ctx, func(Plan) (answer, error) {
+		if err := s.Store.Authorize(ctx, r.check()); err != nil {
+			return answer{}, err
+		}
+		roots, err := s.Config.Roots(ctx)
+		if err != nil {
+			return answer{}, err
+		}
+		body, err := json.Marshal(struct {
+			CARoots string `json:"ca_roots"`
+		}{ca.RootsPEM(roots)})
+		return answer{body: body}, err
 	})
 }

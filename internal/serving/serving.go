@@ -12,6 +12,7 @@ package serving
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"time"
@@ -153,9 +154,10 @@ type Config struct {
 	Log      *slog.Logger
 	Refused  *RefusedLately
 	CRL      func(ctx context.Context) ([]byte, error) // the CA's revocation list, in DER
-	Coming   func(n int)                               // told when a request begins (1) and ends (-1): most will have a record
-	Touch    func(peerID uuid.UUID)                    // told of every peer that was answered
-	Observe  Observe                                   // nil: nobody measures
+	Roots    func(ctx context.Context) ([]*x509.Certificate, error)
+	Coming   func(n int)            // told when a request begins (1) and ends (-1): most will have a record
+	Touch    func(peerID uuid.UUID) // told of every peer that was answered
+	Observe  Observe                // nil: nobody measures
 	Searcher *Searcher
 	Renew    Renew
 	Note     func(refusal audit.Event) // counts what a limit turned away, for the audit log; nil counts nothing

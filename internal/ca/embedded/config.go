@@ -160,31 +160,39 @@ func save(dir layout, text []byte) error {
 	return replaceFile(dir.config(), text)
 }
 
-// start brings Step-CA's authority up. A database that is not one makes bbolt panic in places: that is damage to
-// report, not a reason to take the process down.
-func start(conf *caConfig, password []byte) (auth *authority.Authority, err error) {
+// start opens the database and brings Step-CA's authority up. A database that is not one makes bbolt panic in places:
+// that is damage to report, not a reason to take the process down.
+func start(conf *caConfig, password []byte) (store db.AuthDB, auth *authority.Authority, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			auth, err = nil, ErrDamaged.With("%s cannot be read", conf.DB.DataSource).Because(fmt.Errorf("panic: %v", r))
 		}
 	}()
-	store, err := db.New(conf.DB)
+	store, err = db.New(conf.DB)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, ErrLocked.Because(err)
+		return nil, nil, ErrLocked.Because(err)
 	case err != nil:
-		return nil, ErrDamaged.With("%s cannot be opened", conf.DB.DataSource).Because(err)
+		return nil, nil, ErrDamaged.With("%s cannot be opened", conf.DB.DataSource).Because(err)
 	}
-	auth, err = authority.NewEmbedded(authority.WithConfig(conf.Config), authority.WithPassword(password),
+	if auth, err = startOn(store, conf, password); err != nil {
+		return nil, nil, errors.Join(err, store.Shutdown())
+	}
+	return store, auth, nil
+}
+
+// startOn brings an authority up on a database that is open.
+func startOn(store db.AuthDB, conf *caConfig, password []byte) (*authority.Authority, error) {
+	auth, err := authority.NewEmbedded(authority.WithConfig(conf.Config), authority.WithPassword(password),
 		authority.WithDatabase(store), authority.WithQuietInit())
 	if err != nil {
-		return nil, errors.Join(ErrDamaged.With("the certificate authority cannot start: see the log").Because(err), store.Shutdown())
+		return nil, ErrDamaged.With("the certificate authority cannot start: see the log").Because(err)
 	}
 	for _, p := range auth.GetConfig().AuthorityConfig.Provisioners {
 		// Step-CA starts with a provisioner it could not read, and refuses every token of it later.
 		if broken, ok := p.(provisioner.Uninitialized); ok {
-			return nil, errors.Join(ErrDamaged.With("the provisioner %s cannot be used", strings.TrimSpace(broken.GetName())).
-				Because(broken.Reason), auth.Shutdown())
+			auth.CloseForReload()
+			return nil, ErrDamaged.With("the provisioner %s cannot be used", strings.TrimSpace(broken.GetName())).Because(broken.Reason)
 		}
 	}
 	return auth, nil

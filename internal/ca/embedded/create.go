@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"io/fs"
 	"os"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	"go.step.sm/crypto/pemutil"
 
 	"github.com/mosaicstack/gateway/internal/ca"
 )
@@ -130,21 +128,10 @@ func createCertificates(at layout, password []byte, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	for path, cert := range map[string]*x509.Certificate{at.rootCert(): root, at.intermediateCert(): intermediate} {
-		if err := writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})); err != nil {
-			return err
-		}
-	}
-	for path, key := range map[string]crypto.Signer{at.rootKey(): rootKey, at.intermediateKey(): intermediateKey} {
-		block, err := pemutil.Serialize(key, pemutil.WithPassword(password))
-		if err != nil {
-			return err
-		}
-		if err := writeFile(path, pem.EncodeToMemory(block)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(
+		writeFile(at.rootCert(), encodeCertificates(root)), writeFile(at.intermediateCert(), encodeCertificates(intermediate)),
+		writeKey(at.rootKey(), rootKey, password), writeKey(at.intermediateKey(), intermediateKey, password),
+	)
 }
 
 // newCA makes a CA certificate, signed by parent or, without one, by itself.
@@ -177,6 +164,22 @@ func newCA(name string, pathLen int, parent *x509.Certificate, parentKey crypto.
 	}
 	cert, err := x509.ParseCertificate(der)
 	return cert, key, err
+}
+
+// signCA signs what a CA certificate says with another parent. The beginning and the end stay.
+func signCA(like *x509.Certificate, public crypto.PublicKey, parent *x509.Certificate, parentKey crypto.Signer) (*x509.Certificate, error) {
+	serial, err := ca.NewSerial(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: serial, Subject: like.Subject, SubjectKeyId: like.SubjectKeyId, NotBefore: like.NotBefore, NotAfter: like.NotAfter,
+		KeyUsage: like.KeyUsage, BasicConstraintsValid: true, IsCA: true, MaxPathLen: like.MaxPathLen, MaxPathLenZero: like.MaxPathLenZero,
+	}, parent, public, parentKey)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }
 
 // ownsCertificate reports whether key is the private half of cert's key.

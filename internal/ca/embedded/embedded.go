@@ -24,6 +24,7 @@ import (
 	"github.com/smallstep/certificates/authority"
 	"github.com/smallstep/certificates/authority/provisioner"
 	_ "github.com/smallstep/certificates/cas/softcas" // registers the signer that keeps its key in a file
+	"github.com/smallstep/certificates/db"
 	"go.step.sm/crypto/x509util"
 
 	"github.com/mosaicstack/gateway/internal/ca"
@@ -43,15 +44,19 @@ type Config struct {
 
 // Authority is an open directory. It implements ca.Authority.
 type Authority struct {
+	cfg        Config
 	now        func() time.Time
-	roots      []*x509.Certificate
-	issuer     *x509.Certificate
 	federation token.Minter
 	server     token.Minter
+	store      db.AuthDB
 
-	mu   sync.RWMutex // held for reading by every call, so that Close waits for them
-	auth *authority.Authority
-	lock *os.File
+	changing sync.Mutex // one rollover at a time
+
+	mu     sync.RWMutex // held for reading by every call, so that Close waits for them
+	auth   *authority.Authority
+	roots  []*x509.Certificate // in trust, the one that is signed under first
+	issuer *x509.Certificate
+	lock   *os.File
 }
 
 var _ ca.Authority = (*Authority)(nil)
@@ -96,6 +101,9 @@ func open(cfg Config) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := completeRollover(dir); err != nil {
+		return nil, err
+	}
 	roots, issuer, err := loadCertificates(dir, password)
 	if err != nil {
 		return nil, err
@@ -104,7 +112,7 @@ func open(cfg Config) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Authority{now: cfg.Now, roots: roots, issuer: issuer}
+	a := &Authority{cfg: cfg, now: cfg.Now, roots: roots, issuer: issuer}
 	if a.federation, err = minter(conf, ca.FederationProvisioner, password, cfg.Now); err != nil {
 		return nil, err
 	}
@@ -115,7 +123,7 @@ func open(cfg Config) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.auth, err = start(conf, password); err != nil {
+	if a.store, a.auth, err = start(conf, password); err != nil {
 		return nil, err
 	}
 	// Last, when all of the directory is known to be good: a start that fails changes nothing.

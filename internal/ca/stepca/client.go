@@ -2,7 +2,7 @@
 //
 // It is written on Step-CA's own wire types but not on its client, which drops the path of the CA's URL, reads
 // identities from the environment and hides the reason of a refusal behind a retry. Here every call has a deadline,
-// trusts only the pinned root, and mints a fresh token per attempt, because the CA burns a token even when signing
+// trusts only the pinned roots and those that a CA trusted by them names, and mints a fresh token per attempt, because the CA burns a token even when signing
 // fails. Only network errors and 5xx answers are tried again. Step-CA answers every refused token with the same
 // sentence, so a refusal is followed by the calls that tell whether the clock, the provisioner's name, its key or
 // the audience is to blame, and comes back as the fault of that cause with its remedy.
@@ -13,7 +13,6 @@ package stepca
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -21,10 +20,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/smallstep/certificates/api"
@@ -68,7 +67,7 @@ func (p Provisioner) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(
 // Config says where the CA is and how to ask it.
 type Config struct {
 	URL        string              // its path is kept in front of every call
-	Roots      []*x509.Certificate // trusted for the CA's listener and for what it signs; nothing else is
+	Roots      []*x509.Certificate // pinned: what the CA's listener is trusted by, and what it signs until it has told its roots
 	Federation Provisioner
 	Server     Provisioner
 	Now        func() time.Time // default time.Now
@@ -81,14 +80,14 @@ type Config struct {
 // Client asks one Step-CA. It implements ca.Authority.
 type Client struct {
 	base       *url.URL
-	roots      []*x509.Certificate
-	http       *http.Client
+	trust      atomic.Pointer[trust]
 	now        func() time.Time
 	timeout    time.Duration
 	attempt    time.Duration
 	backoff    time.Duration
 	federation *source
 	server     *source
+	pinned     []*x509.Certificate
 }
 
 var _ ca.Authority = (*Client)(nil)
@@ -102,31 +101,15 @@ func New(cfg Config) (*Client, error) {
 	if len(cfg.Roots) == 0 {
 		return nil, ErrConfig.With("no root of the certificate authority is pinned")
 	}
-	pool := x509.NewCertPool()
-	for _, root := range cfg.Roots {
-		pool.AddCert(root)
-	}
 	c := &Client{
 		base:    base,
-		roots:   slices.Clone(cfg.Roots),
+		pinned:  slices.Clone(cfg.Roots),
 		now:     cfg.Now,
 		timeout: orDefault(cfg.Timeout, defaultTimeout),
 		attempt: orDefault(cfg.Attempt, defaultAttempt),
 		backoff: orDefault(cfg.Backoff, defaultBackoff),
-		http: &http.Client{
-			// A CA redirects nobody; following one would send the token elsewhere.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{
-				Proxy:               http.ProxyFromEnvironment,
-				DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
-				TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
-				TLSHandshakeTimeout: 3 * time.Second,
-				ForceAttemptHTTP2:   true,
-				MaxIdleConnsPerHost: 8,
-				IdleConnTimeout:     90 * time.Second,
-			},
-		},
 	}
+	c.trust.Store(newTrust(c.pinned, c.pinned))
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -181,7 +164,7 @@ func ParseRoots(data []byte) ([]*x509.Certificate, error) {
 }
 
 // Close drops idle connections. The Client stays usable.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() { c.trust.Load().http.CloseIdleConnections() }
 
 // IssueLeaf implements ca.Authority.
 func (c *Client) IssueLeaf(ctx context.Context, req ca.LeafRequest) (ca.Chain, error) {
@@ -252,7 +235,7 @@ func (c *Client) readChain(body []byte) (ca.Chain, error) {
 	}
 	chain := ca.Chain{Leaf: certs[0].Certificate}
 	for _, cert := range certs[1:] {
-		if cert.Certificate != nil && !slices.ContainsFunc(c.roots, cert.Equal) {
+		if cert.Certificate != nil && !slices.ContainsFunc(c.trust.Load().roots, cert.Equal) {
 			chain.Intermediates = append(chain.Intermediates, cert.Certificate)
 		}
 	}
@@ -290,15 +273,6 @@ func (c *Client) Revoke(ctx context.Context, serial *big.Int, reason string) err
 	default:
 		return refused(err)
 	}
-}
-
-// Roots implements ca.Authority with the pinned roots. What the CA says about its own roots is not asked: trusting
-// a root because a CA names it would undo the pin.
-func (c *Client) Roots(ctx context.Context) ([]*x509.Certificate, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, ca.ErrUnavailable.Because(err)
-	}
-	return slices.Clone(c.roots), nil
 }
 
 // CRL implements ca.Authority.

@@ -112,7 +112,7 @@ func (c *Client) once(ctx context.Context, method, path string, body []byte) (an
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.trust.Load().http.Do(req)
 	a := answer{sent: connected.Load()}
 	if err != nil {
 		return a, networkFault(ctx, name, err)

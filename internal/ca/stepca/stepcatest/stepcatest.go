@@ -68,6 +68,24 @@ func (s *Server) Restart(t testing.TB, edits ...func(*config.Config)) *Server {
 	return again
 }
 
+// RestartInPlace stops the server, has its directory changed, and starts it at the same address: what an operator does.
+func (s *Server) RestartInPlace(t testing.TB, change func()) {
+	t.Helper()
+	s.stop()
+	change()
+	s.serve(t, nil)
+}
+
+// Authority opens the server's directory as the gateway of one machine does. The server must be stopped.
+func (s *Server) Authority(t testing.TB) *embedded.Authority {
+	t.Helper()
+	a, err := embedded.Open(t.Context(), embedded.Config{Dir: s.Dir, Name: "Test", Arc: identity.DefaultArc})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
 // Stop kills the server, as a crash would.
 func (s *Server) Stop() { s.stop() }
 
@@ -75,10 +93,14 @@ func (s *Server) serve(t testing.TB, edits []func(*config.Config)) {
 	t.Helper()
 	binary := Binary(t)
 	const tries = 3 // a port that was free a moment ago may not be any more
+	kept := s.Addr != ""
 	var err error
 	for range tries {
 		if err = s.run(t, binary, edits); err == nil {
 			return
+		}
+		if !kept {
+			s.Addr = ""
 		}
 	}
 	t.Fatal(err)
@@ -116,10 +138,8 @@ func find(t testing.TB, name, variable string) string {
 // stock step-ca serves it is part of what the tests show.
 func (s *Server) create(t testing.TB) {
 	t.Helper()
-	a, err := embedded.Open(t.Context(), embedded.Config{Dir: s.Dir, Name: "Test", Arc: identity.DefaultArc})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := s.Authority(t)
+	var err error
 	if s.Roots, err = a.Roots(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -146,8 +166,10 @@ func (s *Server) run(t testing.TB, binary string, edits []func(*config.Config)) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf.Address = freeAddr(t)
-	s.Addr, s.URL = conf.Address, "https://"+conf.Address
+	if s.Addr == "" {
+		s.Addr = freeAddr(t)
+	}
+	conf.Address, s.URL = s.Addr, "https://"+s.Addr
 	for _, edit := range edits {
 		edit(conf)
 	}
