@@ -767,9 +767,13 @@ func TestManySources(t *testing.T) {
 	if err := others["lab"].stop(syscall.SIGKILL); err == nil {
 		t.Error("killed, and no error")
 	}
-	p := ask("lab,work,local", "tasks", "--user", "ada@home.example")
+	p := ask("lab,work,local", "tasks", "--user", "ada@home.example", "--limit", "17") // which nobody has asked before
 	if p.titles() != "work-3,work-2,work-1,home-2,home-1" || fmt.Sprint(p.Sources) != "[{local ok  2} {lab unreachable peer_unreachable 0} {work ok  3}]" {
 		t.Errorf("with lab away: %s %v", p.titles(), p.Sources)
+	}
+	p = ask("lab,work,local", "tasks", "--user", "ada@home.example")
+	if p.titles() != l.titles() || fmt.Sprint(p.Sources) != "[{local ok  2} {lab stale peer_unreachable 3} {work ok  3}]" {
+		t.Errorf("with lab away, and what it said a moment ago: %s %v", p.titles(), p.Sources)
 	}
 }
 

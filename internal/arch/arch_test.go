@@ -61,6 +61,7 @@ var packages = map[string]layer{
 	"internal/querying/peertest":    top,
 	"internal/postgres":             adapter,
 	"internal/limit":                adapter,
+	"internal/cache":                adapter,
 	"internal/valkey":               adapter,
 	"internal/valkey/valkeytest":    top, // tests only
 	"internal/jobs":                 adapter,

@@ -90,6 +90,16 @@ type list struct {
 	} `json:"sources"`
 }
 
+// sayHow tells of every source that is not as it should be. Rows of a stale one are there, and old: the detail says how
+// old.
+func (a *app) sayHow(l list) {
+	for _, s := range l.Sources {
+		if s.Status != "ok" {
+			a.say("%s: %s: %s", plain(s.Name), plain(s.Status), plain(s.Detail))
+		}
+	}
+}
+
 func (l list) items() json.RawMessage {
 	if len(l.Data) == 0 || string(l.Data) == "null" {
 		return json.RawMessage("[]")

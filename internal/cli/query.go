@@ -79,7 +79,7 @@ func (a *app) query() *cobra.Command {
 		case a.json:
 			return a.print(doc)
 		case one:
-			return show(a, doc, func(d struct{ Data row }) { a.rowRecord(args[1], d.Data) })
+			return a.oneRow(args[1], doc)
 		}
 		return a.rowTable(cmd, args, doc)
 	})
@@ -110,11 +110,7 @@ func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) e
 	if err != nil {
 		return err
 	}
-	for _, s := range l.Sources {
-		if s.Status != "ok" {
-			a.say("%s: %s: %s", plain(s.Name), plain(s.Status), plain(s.Detail))
-		}
-	}
+	a.sayHow(l)
 	searched := cmd.Flags().Changed("search")
 	if searched && l.Search.Degraded != "" {
 		a.say("searched by words only: %s", plain(l.Search.Degraded))
@@ -154,6 +150,21 @@ func (a *app) rowTable(cmd *cobra.Command, args []string, doc json.RawMessage) e
 	if next := l.Page.NextCursor; next != "" {
 		a.say("hint: more rows: %s", a.nextPage(cmd, args, next))
 	}
+	return nil
+}
+
+// oneRow shows a row alone.
+func (a *app) oneRow(name string, doc json.RawMessage) error {
+	l, err := decode[list](doc)
+	if err != nil {
+		return err
+	}
+	r, err := decode[row](l.Data)
+	if err != nil {
+		return err
+	}
+	a.sayHow(l)
+	a.rowRecord(name, r)
 	return nil
 }
 

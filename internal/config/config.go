@@ -51,6 +51,7 @@ type Config struct {
 	Keyset       seal.Secret   `env:"MOSAIC_SEAL_KEYSET" doc:"the sealing keys: a Tink keyset in JSON, as gateway dev keeps one in seal-keyset.json"`
 	AuthSecret   seal.Secret   `env:"BETTER_AUTH_SECRET" doc:"derives the sealing key when there is no keyset; 32 bytes or more"`
 	PeerDeadline time.Duration `env:"MOSAIC_PEER_DEADLINE" envDefault:"5s" doc:"what one peer gets to answer one query: 100ms to 30s"`
+	CacheTTL     time.Duration `env:"MOSAIC_CACHE_TTL" envDefault:"30s" doc:"how long a peer's answer is kept, sealed, to be shown while the peer is away: up to 5m, and never longer than the peer's grant allows; 0 keeps nothing"`
 	AuditMonths  uint16        `env:"MOSAIC_AUDIT_RETENTION_MONTHS" envDefault:"0" doc:"whole months of audit rows that are kept beside the present one; older ones are dropped, and 0 keeps all"`
 
 	ValkeyURL      seal.Secret `env:"VALKEY_URL" tiers:"federated" doc:"limits and cache that all replicas share: redis://[user:password@]host:port/db, rediss:// or unix://"`

@@ -231,6 +231,9 @@ func (l *loader) contradictions(c *Config) {
 	if d := c.PeerDeadline; (d < 100*time.Millisecond || d > 30*time.Second) && !l.told("MOSAIC_PEER_DEADLINE") {
 		l.wrong("MOSAIC_PEER_DEADLINE", "it is 100ms to 30s: people wait for it")
 	}
+	if d := c.CacheTTL; (d < 0 || d > 5*time.Minute) && !l.told("MOSAIC_CACHE_TTL") {
+		l.wrong("MOSAIC_CACHE_TTL", "it is 0 to 5m: rows of others must not stay here")
+	}
 	if (c.Embeddings.URL == "") != (c.Embeddings.Model == "") {
 		l.wrong("EMBEDDINGS_URL", "it goes with EMBEDDINGS_MODEL: set both or none")
 	}

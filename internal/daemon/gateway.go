@@ -319,9 +319,10 @@ func (g *gateway) newQuerying(hash querying.Hasher, searcher *serving.Searcher) 
 	adder := querying.NewAdder(querying.AdderConfig{
 		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring.ring, Random: rand.Reader, Now: g.now,
 	})
+	kept := g.newCache()
 	return adder, querying.New(querying.Config{
 		Finder: g.credentials, Client: client, Keys: g.keyring.ring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch, Timeout: g.settings.PeerDeadline,
-		Local: localRows{g.resources, searcher}, Cursors: g.keyring.ring.AEAD("cursor across sources"),
+		Local: localRows{g.resources, searcher}, Cursors: g.keyring.ring.AEAD("cursor across sources"), Cache: kept, Seen: g.metrics.Cache,
 	})
 }
 

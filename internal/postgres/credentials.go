@@ -296,7 +296,7 @@ const mayUse = `($1::uuid IS NULL
 // comes also without a credential: then the rest is empty.
 const findCredential = `SELECT ` + peerColumns + `, coalesce(c.id, '00000000-0000-0000-0000-000000000000'),
 		coalesce(c.remote_grant_id, '00000000-0000-0000-0000-000000000000'), coalesce(c.federation_url, ''), coalesce(c.certificate_chain_pem, ''),
-		coalesce(c.ca_root_pem, ''), coalesce(c.client_key_pem, ''::bytea), coalesce(c.serial, ''), coalesce(c.not_after, 'epoch')
+		coalesce(c.ca_root_pem, ''), coalesce(c.client_key_pem, ''::bytea), coalesce(c.serial, ''), coalesce(c.not_after, 'epoch'), ` + generation + `
 	FROM federation_peers p LEFT JOIN LATERAL (SELECT * FROM federation_credentials c
 		WHERE c.peer_id = p.id AND c.state = 'active' AND ` + mayUse + `
 		ORDER BY c.not_after > now() DESC, c.not_before DESC, c.created_at DESC, c.id LIMIT 1) c ON true WHERE `
@@ -305,7 +305,7 @@ const findCredential = `SELECT ` + peerColumns + `, coalesce(c.id, '00000000-000
 func (s *Credentials) Find(ctx context.Context, peerRef string, userID uuid.UUID) (querying.Credential, error) {
 	out, err := find(ctx, s.pool, peerRef, func(row pgx.CollectableRow) (querying.Credential, error) {
 		var c querying.Credential
-		err := row.Scan(append(peerFields(&c.Peer), &c.ID, &c.RemoteGrantID, &c.FederationURL, &c.ChainPEM, &c.CARootPEM, &c.SealedKey, &c.Serial, &c.NotAfter)...)
+		err := row.Scan(append(append(peerFields(&c.Peer), credentialFields(&c)...), &c.Generation)...)
 		return c, err
 	}, findCredential+`p.id = $2`, findCredential+`p.name = $2`, nullID(userID))
 	switch {
@@ -336,7 +336,7 @@ func (s *Credentials) Active(ctx context.Context, peerID uuid.UUID) ([]querying.
 		}
 		list, err = collect(ctx, tx, "list active credentials", func(row pgx.CollectableRow) (querying.Credential, error) {
 			c := querying.Credential{Peer: p}
-			err := scanCredential(row, &c)
+			err := row.Scan(credentialFields(&c)...)
 			return c, err
 		}, `SELECT `+credentialColumns+` FROM federation_credentials c WHERE c.peer_id = $1 AND c.state = 'active' ORDER BY c.created_at, c.id`, p.ID)
 		return err
@@ -347,9 +347,18 @@ func (s *Credentials) Active(ctx context.Context, peerID uuid.UUID) ([]querying.
 const credentialColumns = `c.id, c.remote_grant_id, c.federation_url, c.certificate_chain_pem, c.ca_root_pem, c.client_key_pem,
 	coalesce(c.serial, ''), c.not_after`
 
-func scanCredential(row pgx.Row, c *querying.Credential) error {
-	return row.Scan(&c.ID, &c.RemoteGrantID, &c.FederationURL, &c.ChainPEM, &c.CARootPEM, &c.SealedKey, &c.Serial, &c.NotAfter)
+func credentialFields(c *querying.Credential) []any {
+	return []any{&c.ID, &c.RemoteGrantID, &c.FederationURL, &c.ChainPEM, &c.CARootPEM, &c.SealedKey, &c.Serial, &c.NotAfter}
 }
+
+// generation changes with everything that decides whether user $1 may use credential c: the peer's state, the user, the
+// share with the user or with a team of theirs, and their being in it. A row's xmin is the transaction that wrote it, so
+// a share that was taken back and given again is another one.
+const generation = `concat_ws(':', (SELECT p.version FROM federation_peers p WHERE p.id = c.peer_id),
+	(SELECT u.xmin FROM users u WHERE u.id = $1::uuid),
+	(SELECT cu.xmin FROM federation_credential_users cu WHERE cu.credential_id = c.id AND cu.user_id = $1::uuid),
+	(SELECT string_agg(concat(ct.team_id, '.', ct.xmin, '.', m.xmin), ',' ORDER BY ct.team_id) FROM federation_credential_teams ct
+		JOIN team_members m ON m.team_id = ct.team_id WHERE ct.credential_id = c.id AND m.user_id = $1::uuid))`
 
 const heldColumns = `c.id, c.state, coalesce(c.remote_grant_id, '00000000-0000-0000-0000-000000000000'),
 	coalesce(c.remote_subject_user_id, '00000000-0000-0000-0000-000000000000'), c.federation_url, coalesce(c.serial, ''),

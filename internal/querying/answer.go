@@ -32,7 +32,8 @@ type PageInfo struct {
 
 // Row is one row.
 type Row struct {
-	Data json.RawMessage `json:"data"`
+	Data    json.RawMessage `json:"data"`
+	Sources []Source        `json:"sources"` // the one it is from
 }
 
 // member is one key of an object with its value as it stands.
@@ -77,7 +78,7 @@ func readRow(body []byte, source string) (Row, error) {
 	if err != nil {
 		return Row{}, invalid(source, err)
 	}
-	return Row{Data: row}, nil
+	return Row{Data: row, Sources: []Source{{Name: source, Status: StatusOK, Rows: 1}}}, nil
 }
 
 // invalid names what is wrong with an answer, never what is in it.

@@ -63,5 +63,5 @@ func (s *Service) GetFrom(ctx context.Context, c Caller, source, res, id string)
 		return Row{}, err
 	}
 	row, err := mark(doc, LocalSource)
-	return Row{Data: row}, err
+	return Row{Data: row, Sources: []Source{{Name: LocalSource, Status: StatusOK, Rows: 1}}}, err
 }

@@ -252,7 +252,11 @@ func (s *Service) peerFetch(c Caller, kind scope.Resource, since, name string) f
 		if err != nil {
 			return fetched{}, err
 		}
-		return fetched{name: p.Sources[0].Name, rows: p.Data, next: p.Page.NextCursor}, nil
+		got := fetched{name: p.Sources[0].Name, rows: p.Data, next: p.Page.NextCursor}
+		if p.Sources[0].Status == StatusStale {
+			got.old = &p.Sources[0]
+		}
+		return got, nil
 	}
 }
 

@@ -30,6 +30,7 @@ type Source struct {
 	Detail     string `json:"detail,omitempty"`              // the same in words
 	Hint       string `json:"hint,omitempty"`                // what to do
 	RetryAfter int    `json:"retry_after_seconds,omitempty"` // zero: trying again changes nothing, or can be done at once
+	Age        *int   `json:"age_seconds,omitempty"`         // of stale rows: how long ago the peer gave or confirmed them
 	Rows       int    `json:"rows"`                          // of this page
 
 	Search *SearchInfo `json:"search,omitempty"` // how it found its rows
@@ -64,7 +65,8 @@ func (k sortKey) before(o sortKey) bool {
 
 // fetched is one page of a source.
 type fetched struct {
-	name string // what the source is called; empty leaves it
+	name string  // what the source is called; empty leaves it
+	old  *Source // set when the page is stale: what the source said of itself
 	rows []json.RawMessage
 	next *string // nil: there are no more
 }
@@ -87,6 +89,7 @@ type feed struct {
 	now     func() time.Time
 
 	name     string
+	old      *Source // the oldest of what was fetched, when some of it is stale
 	buffer   []keyedRow
 	cursor   string // of the page to fetch next
 	done     bool   // the source has no page after what was fetched
@@ -135,6 +138,9 @@ func (f *feed) page(ctx context.Context) error {
 	}
 	if got.name != "" {
 		f.name = got.name
+	}
+	if got.old != nil && (f.old == nil || *got.old.Age > *f.old.Age) {
+		f.old = got.old
 	}
 	before, kept := f.last, len(f.buffer)
 	for _, row := range got.rows {
@@ -197,6 +203,9 @@ func (f *feed) resume() position {
 
 func (f *feed) source() Source {
 	s := sourceOf(f.Source, f.err)
+	if f.old != nil { // with an error too: what there is of the source is stale
+		s = *f.old
+	}
 	s.Rows = f.took
 	if f.name != "" {
 		s.Name = f.name

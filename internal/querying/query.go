@@ -50,6 +50,9 @@ type Credential struct {
 	SealedKey     []byte
 	Serial        string
 	NotAfter      time.Time
+	// Generation is another one after everything that changes who may ask with it: a change of the peer's state, of
+	// the user, and of the share by which the user may. What was kept under an earlier one is not found again.
+	Generation string
 }
 
 // fingerprint is the SHA-256 of the client certificate, by which the peer's audit log knows it too.
@@ -91,18 +94,23 @@ type Config struct {
 	Timeout time.Duration          // per peer; zero: DefaultTimeout
 	Touch   func(peerID uuid.UUID) // told of every peer that answered; may be nil
 	Local   Local                  // this gateway's own rows
+	Cache   Cache                  // nil: nothing is kept, and every question goes to the peer
+	Seen    func(CacheEvent)       // told what the cache did; may be nil
 	Cursors page.AEAD              // seals the cursors of answers from many sources
 }
 
 // Service asks peers for rows.
-type Service struct{ Config }
+type Service struct {
+	Config
+	flights *flights // one for all copies
+}
 
 // New returns a Service.
 func New(c Config) *Service {
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
 	}
-	return &Service{c}
+	return &Service{Config: c, flights: &flights{}}
 }
 
 // ListParams are the parameters of a list as they came; the peer reads them too.
@@ -132,6 +140,7 @@ func (s *Service) List(ctx context.Context, c Caller, peerRef, res string, p Lis
 	if err != nil {
 		return Page{}, err
 	}
+	r.shown(out.Sources)
 	return out, nil
 }
 
@@ -151,6 +160,7 @@ func (s *Service) Get(ctx context.Context, c Caller, peerRef, res, id string) (R
 	if err != nil {
 		return Row{}, err
 	}
+	r.shown(out.Sources)
 	return out, nil
 }
 
@@ -163,6 +173,7 @@ type run struct {
 	query      []byte
 	started    time.Time
 	credential Credential
+	got        got
 }
 
 // do carries a query through. Whatever the peer was asked is on record before anything is said about it.
@@ -172,7 +183,11 @@ func (r *run) do(ctx context.Context, peerRef string, call func() (Call, error),
 	defer func() {
 		asked.Asks(string(r.verb), r.resource)
 		asked.Between(r.credential.Peer.ID, r.credential.RemoteGrantID)
-		asked.Source(StatusOf(err), rows)
+		status := StatusOf(err)
+		if err == nil && r.got.stale {
+			status = StatusStale
+		}
+		asked.Source(status, rows)
 		if err != nil {
 			asked.Failed(fault.From(err).Code)
 		}
@@ -184,18 +199,20 @@ func (r *run) do(ctx context.Context, peerRef string, call func() (Call, error),
 		}
 		return r.record(ctx, err, 0, 0)
 	}
-	answer, err := r.ask(ctx, call)
-	if err != nil {
+	if r.got, err = r.answer(ctx, call); err != nil {
 		return r.record(ctx, err, 0, 0)
 	}
-	if rows, err = read(answer); err != nil {
+	if rows, err = read(r.got.Answer); err != nil {
 		rows = 0
 		return r.record(ctx, err, 0, 0)
 	}
-	if r.s.Touch != nil {
+	if r.s.Touch != nil && !r.got.stale {
 		r.s.Touch(r.credential.Peer.ID)
 	}
-	return r.record(ctx, nil, rows, len(answer.Body))
+	if err = r.record(ctx, nil, rows, len(r.got.Body)); err == nil {
+		r.got.keep(ctx)
+	}
+	return err
 }
 
 // find picks the credential. Users learn of a peer only through a credential that they may use.
@@ -227,17 +244,27 @@ func (r *run) ask(ctx context.Context, call func() (Call, error)) (Answer, error
 	if err != nil {
 		return Answer{}, err
 	}
-	what.RequestID, what.Traceparent = r.caller.RequestID, r.caller.Traceparent
 	ctx, cancel := context.WithTimeout(ctx, r.s.Timeout)
 	defer cancel()
+	a, _, err := r.send(ctx, what)
+	return a, err
+}
+
+// send asks the peer. Its answer is 200, or 304 to a call that names what is held; everything else is an error.
+// Answered tells whether the peer said anything.
+func (r *run) send(ctx context.Context, what Call) (a Answer, answered bool, err error) {
+	what.RequestID, what.Traceparent = r.caller.RequestID, r.caller.Traceparent
 	answer, err := r.s.Client.Do(ctx, r.credential.target(r.s.Keys), what)
 	if err != nil {
-		return Answer{}, err
+		return Answer{}, false, err
+	}
+	if answer.Status == http.StatusNotModified && what.IfNoneMatch != "" {
+		return answer, true, nil
 	}
 	if answer.Status != http.StatusOK || answer.Problem {
-		return Answer{}, queryRefusal(answer, r.credential.Peer.Name)
+		return Answer{}, true, queryRefusal(answer, r.credential.Peer.Name)
 	}
-	return answer, nil
+	return answer, true, nil
 }
 
 // target is whom the credential asks, and with what.
@@ -296,6 +323,9 @@ func (r *run) record(ctx context.Context, err error, rows, size int) error {
 		Fingerprint: r.credential.fingerprint(), Verb: string(r.verb), Resource: r.resource,
 		StatusCode: http.StatusOK, Outcome: audit.OK, QueryHash: r.s.Hash(r.query),
 		RowsOut: rows, BytesOut: int64(size), Duration: r.s.Now().Sub(r.started),
+	}
+	if err == nil && r.got.stale {
+		e.Detail = "stale: the peer is away"
 	}
 	if err != nil {
 		f := fault.From(err)

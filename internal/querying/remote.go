@@ -26,6 +26,8 @@ type Answer struct {
 	Problem    bool // application/problem+json (RFC 9457)
 	RetryAfter time.Duration
 	Body       []byte
+	ETag       string        // of an answer that may be kept
+	Life       time.Duration // how long the peer lets it be shown while the peer itself cannot be asked
 }
 
 // Enroller redeems tokens at other gateways. Its errors are ErrUnreachable, ErrTimeout, ErrAnswerInvalid,
@@ -54,6 +56,7 @@ type Call struct {
 	Repeatable  bool   // asking twice is like asking once (RFC 9110, section 9.2.2)
 	RequestID   string
 	Traceparent string // W3C trace context; empty for none
+	IfNoneMatch string // the tag of the answer that is held (RFC 9110, section 13.1.2); only such a call may be answered 304
 }
 
 // Client asks peers. Its errors are those of Enroller and ErrDenied, for a peer that refuses the certificate in

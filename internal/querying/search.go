@@ -55,6 +55,7 @@ func (s *Service) searchPeer(ctx context.Context, c Caller, peerRef string, kind
 	if err != nil {
 		return Page{}, err
 	}
+	r.shown(out.Sources)
 	return out, nil
 }
 

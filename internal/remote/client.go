@@ -117,6 +117,7 @@ func (c *Client) try(ctx context.Context, t querying.Target, call querying.Call,
 	}
 	setNonEmpty(req.Header, "X-Request-Id", call.RequestID)
 	setNonEmpty(req.Header, "Traceparent", call.Traceparent)
+	setNonEmpty(req.Header, "If-None-Match", call.IfNoneMatch)
 	answer, err := exchange(transport, req, maxAnswerBytes)
 	if errors.Is(err, querying.ErrTimeout) {
 		c.distrust(t.CredentialID, transport)

@@ -71,6 +71,9 @@ func exchange(t *http.Transport, req *http.Request, limit int64) (querying.Answe
 		return querying.Answer{}, f
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusNotModified && h.Get("If-None-Match") != "" {
+		return querying.Answer{Status: resp.StatusCode, ETag: entityTag(resp.Header), Life: life(resp.Header)}, nil
+	}
 	problem, err := mediaType(resp, host)
 	if err != nil {
 		return querying.Answer{}, err
@@ -79,7 +82,9 @@ func exchange(t *http.Transport, req *http.Request, limit int64) (querying.Answe
 	if err != nil {
 		return querying.Answer{}, err
 	}
-	return querying.Answer{Status: resp.StatusCode, Problem: problem, RetryAfter: retryAfter(resp.Header), Body: body}, nil
+	return querying.Answer{
+		Status: resp.StatusCode, Problem: problem, RetryAfter: retryAfter(resp.Header), Body: body, ETag: entityTag(resp.Header), Life: life(resp.Header),
+	}, nil
 }
 
 // refusal finds out whether a connection that broke right after its handshake was refused. In TLS 1.3 the client

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/mosaicstack/gateway/internal/querying"
 	"github.com/mosaicstack/gateway/internal/scope"
 	"github.com/mosaicstack/gateway/internal/serving"
 )
@@ -34,6 +35,7 @@ type Metrics struct {
 	auditBatch prometheus.Histogram
 	auditTook  *prometheus.HistogramVec
 
+	cache       map[querying.CacheEvent]prometheus.Counter
 	enrollments *prometheus.CounterVec
 	enrollTook  prometheus.Histogram
 	caTook      *prometheus.HistogramVec
@@ -69,6 +71,11 @@ func NewMetrics(version, tier string) *Metrics {
 	m.handshakeFailures = m.counters("handshake_failures_total", "TLS handshakes of the federation listener that failed.", "reason")
 	m.auditBatch = m.histograms("audit_batch_events", "Events that one commit made durable.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512}).WithLabelValues().(prometheus.Histogram)
 	m.auditTook = m.histograms("audit_commit_duration_seconds", "Time of a commit to the audit log.", seconds, "outcome")
+	events := m.counters("cache_events_total", "What the cache of peers' answers did for questions to peers.", "event")
+	m.cache = make(map[querying.CacheEvent]prometheus.Counter)
+	for _, e := range querying.CacheEvents() {
+		m.cache[e] = events.WithLabelValues(string(e))
+	}
 	m.enrollments = m.counters("enrollments_total", "Redemptions of enrollment tokens; code is empty for a certificate.", "code")
 	m.enrollTook = m.histograms("enrollment_duration_seconds", "Time of redemptions that gave a certificate.", seconds).WithLabelValues().(prometheus.Histogram)
 	m.caTook = m.histograms("ca_call_duration_seconds", "Time of calls to the certificate authority.", seconds, "call", "outcome")

@@ -10,6 +10,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/door"
 	"github.com/mosaicstack/gateway/internal/fault"
+	"github.com/mosaicstack/gateway/internal/querying"
 )
 
 // Refused counts connections that a listener turned away, for door.Config.
@@ -89,6 +90,18 @@ func (m *Metrics) WatchLimits(stats func() Link) {
 		}
 		return 0
 	})
+}
+
+// Cache notes what the cache of peers' answers did, for querying.Config.
+func (m *Metrics) Cache(e querying.CacheEvent) {
+	if c := m.cache[e]; c != nil {
+		c.Inc()
+	}
+}
+
+// WatchCache shows how often the cache's store was asked in vain.
+func (m *Metrics) WatchCache(failures func() uint64) {
+	m.total("cache_store_failures_total", "Times that the cache asked its store in vain; the peer was asked all the same.", nil, func() float64 { return float64(failures()) })
 }
 
 // Pool is the state of the pool of database connections.

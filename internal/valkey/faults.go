@@ -22,7 +22,7 @@ var (
 	}
 	ErrAuth = &fault.Fault{
 		Kind: fault.Invalid, Code: "valkey_auth", Detail: "Valkey refuses the name or the password of VALKEY_URL, or does not let this user do what is needed",
-		Hint: "VALKEY_URL carries the password that Valkey's requirepass or ACL has; the user needs EVALSHA, EVAL, TIME, GET, SET, INFO and CONFIG GET on mosaic:*",
+		Hint: "VALKEY_URL carries the password that Valkey's requirepass or ACL has; the user needs EVALSHA, EVAL, TIME, GET, MGET, SET, DEL, INFO and CONFIG GET on mosaic:*",
 	}
 	ErrPersists = &fault.Fault{
 		Kind: fault.Invalid, Code: "valkey_persists", Detail: "Valkey writes what it holds to disk",

@@ -1,0 +1,545 @@
+package querying_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mosaicstack/gateway/internal/cache"
+	"github.com/mosaicstack/gateway/internal/page"
+	"github.com/mosaicstack/gateway/internal/peer"
+	"github.com/mosaicstack/gateway/internal/postgres"
+	"github.com/mosaicstack/gateway/internal/querying"
+	"github.com/mosaicstack/gateway/internal/seal"
+)
+
+// tagging is a peer that gives its answers a tag, and confirms those that are held.
+type tagging struct {
+	mu      sync.Mutex
+	title   string
+	seconds int              // that its grant lets an answer be shown; below zero: it forbids to keep any
+	refuse  http.HandlerFunc // instead of an answer
+	asked   []*http.Request
+	codes   []int
+}
+
+func (p *tagging) set(change func(*tagging)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(p)
+}
+
+// took gives the requests since the last time, and what they were answered with.
+func (p *tagging) took() (asked []*http.Request, codes []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	asked, codes = p.asked, p.codes
+	p.asked, p.codes = nil, nil
+	return asked, codes
+}
+
+func (p *tagging) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	title, seconds, refuse := p.title, p.seconds, p.refuse
+	p.asked = append(p.asked, r)
+	p.mu.Unlock()
+	code := http.StatusOK
+	defer func() { p.set(func(p *tagging) { p.codes = append(p.codes, code) }) }()
+	if refuse != nil {
+		code = 0
+		refuse(w, r)
+		return
+	}
+	row := fmt.Sprintf(`{"id":"00000000-0000-0000-0000-000000000001","updated_at":"2026-01-01T00:00:00Z","title":%q,"score":1,"snippet":"x"}`, title)
+	body := `{"data":[` + row + `],"page":{"limit":50,"capped":false,"next_cursor":null},"search":{"mode":"lexical","model":null}}`
+	if strings.Count(r.URL.Path, "/") == 5 && r.Method == http.MethodGet {
+		body = `{"data":` + row + `}`
+	}
+	tag := `"` + uuid.NewSHA1(uuid.Nil, []byte(body)).String() + `"`
+	if seconds < 0 {
+		w.Header().Set("Cache-Control", "no-store")
+	} else {
+		w.Header().Set("Cache-Control", fmt.Sprintf("private, max-age=%d", seconds))
+		w.Header().Set("ETag", tag)
+		if r.Header.Get("If-None-Match") == tag {
+			code = http.StatusNotModified
+			w.WriteHeader(code)
+			return
+		}
+	}
+	answer(200, body)(w, r)
+}
+
+// road is the way to peers, which a test can close.
+type road struct {
+	querying.Client
+	closed atomic.Pointer[error]
+}
+
+func (r *road) Do(ctx context.Context, t querying.Target, c querying.Call) (querying.Answer, error) {
+	if err := r.closed.Load(); err != nil {
+		return querying.Answer{}, *err
+	}
+	return r.Client.Do(ctx, t, c)
+}
+
+func (r *road) close(err error) { r.closed.Store(&err) }
+func (r *road) open()           { r.closed.Store(nil) }
+
+// remembering is a world whose gateway keeps answers, with a clock of the test's.
+type remembering struct {
+	*world
+	peer   *tagging
+	road   *road
+	other  *other
+	mu     sync.Mutex
+	ahead  time.Duration
+	events map[querying.CacheEvent]int
+	told   chan querying.CacheEvent
+}
+
+func (m *remembering) now() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Now().Add(m.ahead)
+}
+
+func (m *remembering) pass(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ahead += d
+}
+
+func (m *remembering) seen(e querying.CacheEvent) {
+	m.mu.Lock()
+	m.events[e]++
+	m.mu.Unlock()
+	select {
+	case m.told <- e:
+	default:
+	}
+}
+
+func (m *remembering) count(e querying.CacheEvent) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.events[e]
+}
+
+func remember(t *testing.T, change ...func(*querying.Config)) *remembering {
+	t.Helper()
+	p := &tagging{title: "remote-secret", seconds: 300}
+	w, b, _ := connected(t, p.ServeHTTP)
+	m := &remembering{world: w, peer: p, other: b, road: &road{Client: w.client}, events: map[querying.CacheEvent]int{}, told: make(chan querying.CacheEvent, 1000)}
+	c := w.service.Config
+	c.Client, c.Now, c.Seen = m.road, m.now, m.seen
+	c.Cursors = page.AEAD(w.keys.AEAD("cursors"))
+	c.Cache = cache.New(cache.Config{Store: cache.NewMemory(m.now), Keys: seal.NewRing(w.keys), TTL: cache.MaxTTL})
+	for _, f := range change {
+		f(&c)
+	}
+	w.service = querying.New(c)
+	return m
+}
+
+const rowID = "00000000-0000-0000-0000-000000000001"
+
+// ways are the ways to ask the peer: each gives the source's status and the row, nil when there is none.
+func (m *remembering) ways() map[string]func(c querying.Caller) (querying.Source, json.RawMessage, error) {
+	ctx, s := m.t.Context(), m.service
+	first := func(p querying.Page, err error) (querying.Source, json.RawMessage, error) {
+		if err != nil {
+			return querying.Source{}, nil, err
+		}
+		if len(p.Data) == 0 {
+			return p.Sources[0], nil, nil
+		}
+		return p.Sources[0], p.Data[0], nil
+	}
+	search := []byte(`{"query":"milk"}`)
+	work := querying.Sources{Peers: []string{"work"}}
+	return map[string]func(querying.Caller) (querying.Source, json.RawMessage, error){
+		"list": func(c querying.Caller) (querying.Source, json.RawMessage, error) {
+			return first(s.List(ctx, c, "work", "tasks", querying.ListParams{}))
+		},
+		"search": func(c querying.Caller) (querying.Source, json.RawMessage, error) {
+			return first(s.Search(ctx, c, "work", "tasks", search))
+		},
+		"get": func(c querying.Caller) (querying.Source, json.RawMessage, error) {
+			row, err := s.Get(ctx, c, "work", "tasks", rowID)
+			if err != nil {
+				return querying.Source{}, nil, err
+			}
+			return row.Sources[0], row.Data, nil
+		},
+		"list across": func(c querying.Caller) (querying.Source, json.RawMessage, error) {
+			return first(s.ListAcross(ctx, c, "tasks", work, querying.ListParams{Limit: "7"}))
+		},
+		"search across": func(c querying.Caller) (querying.Source, json.RawMessage, error) {
+			return first(s.SearchAcross(ctx, c, "notes", work, search))
+		},
+	}
+}
+
+// wantShown asks in every way, and wants the row with this title and status.
+func (m *remembering) wantShown(title, status string) {
+	m.t.Helper()
+	for name, ask := range m.ways() {
+		source, row, err := ask(m.caller())
+		if err != nil || source.Status != status || source.Name != "work" || source.Rows != 1 || !strings.Contains(string(row), `"`+title+`"`) {
+			m.t.Errorf("%s: %v %+v %s, want %s %q", name, err, source, row, status, title)
+		}
+	}
+}
+
+// wantNothing asks in every way, and wants no row and this error.
+func (m *remembering) wantNothing(want error) {
+	m.t.Helper()
+	for name, ask := range m.ways() {
+		source, row, err := ask(m.caller())
+		if row != nil || !strings.HasSuffix(name, "across") && !errors.Is(err, want) || strings.HasSuffix(name, "across") && source.Status != querying.StatusOf(want) {
+			m.t.Errorf("%s: %v %+v %s, want %v", name, err, source, row, want)
+		}
+	}
+}
+
+func TestAnAnswerThatIsHeldIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	const ways = 5
+	m.wantShown("remote-secret", querying.StatusOK)
+	if asked, codes := m.peer.took(); len(asked) != ways || slices.Contains(codes, 304) {
+		t.Errorf("asked %d times: %v", len(asked), codes)
+	}
+	for range 3 {
+		m.pass(time.Second)
+		m.wantShown("remote-secret", querying.StatusOK)
+		asked, codes := m.peer.took()
+		if len(codes) != ways || slices.ContainsFunc(codes, func(c int) bool { return c != 304 }) {
+			t.Errorf("the peer was asked %d times, and answered %v", len(asked), codes)
+		}
+	}
+	m.peer.set(func(p *tagging) { p.title = "changed" })
+	m.wantShown("changed", querying.StatusOK)
+	if n := m.count(querying.CacheMiss); n != ways {
+		t.Errorf("%d misses, want %d", n, ways)
+	}
+	if hit, again := m.count(querying.CacheHit), m.count(querying.CacheRevalidated); hit != 4*ways || again != 3*ways {
+		t.Errorf("%d hits and %d confirmed, want %d and %d", hit, again, 4*ways, 3*ways)
+	}
+	for _, e := range m.world.events("get") {
+		if e.StatusCode != 200 || e.RowsOut != 1 || e.BytesOut == 0 || e.Detail != "" {
+			t.Errorf("on record: %+v", e.Event)
+		}
+	}
+	if n := len(m.world.events("list")); n != 10 {
+		t.Errorf("%d lists on record, want 10", n)
+	}
+}
+
+func TestRowsAreShownAloneOnlyWhileThePeerIsAway(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	m.wantShown("remote-secret", querying.StatusOK)
+	m.pass(12 * time.Second)
+	for _, away := range []error{querying.ErrUnreachable, querying.ErrTimeout} {
+		m.road.close(away)
+		m.wantShown("remote-secret", querying.StatusStale)
+		s, _, _ := m.ways()["list across"](m.caller())
+		if s.Age == nil || *s.Age != 12 || s.Code == "" || !strings.Contains(s.Detail, "12 s ago") {
+			t.Errorf("%+v", s)
+		}
+	}
+	doc, err := json.Marshal(func() querying.Page { p, _ := m.list(m.caller()); return p }())
+	noError(t, err)
+	if !strings.Contains(string(doc), `"status":"stale"`) || !strings.Contains(string(doc), `"age_seconds":12`) {
+		t.Errorf("%s", doc)
+	}
+	if e := m.world.events("get")[0]; e.StatusCode != 200 || e.RowsOut != 1 || !strings.HasPrefix(e.Detail, "stale") {
+		t.Errorf("on record: %+v", e.Event)
+	}
+	for name, there := range map[string]error{"a stranger": querying.ErrUntrusted, "nonsense": querying.ErrAnswerInvalid} {
+		m.road.close(there)
+		if _, row, err := m.ways()["list"](m.caller()); row != nil || !errors.Is(err, there) {
+			t.Errorf("%s: %s %v", name, row, err)
+		}
+	}
+	m.road.open()
+	for status, code := range map[int]string{500: "internal", 503: "search_busy", 429: "rate_limited"} {
+		m.peer.set(func(p *tagging) {
+			p.refuse = func(w http.ResponseWriter, _ *http.Request) { problem(w, status, code, "no") }
+		})
+		if _, row, err := m.ways()["list"](m.caller()); row != nil || err == nil {
+			t.Errorf("a peer that answers %d: %s", status, row)
+		}
+	}
+	m.peer.set(func(p *tagging) { p.refuse = nil })
+	m.wantShown("remote-secret", querying.StatusOK) // confirmed: the age begins anew
+	m.road.close(querying.ErrUnreachable)
+	m.pass(querying.MaxStale - time.Second)
+	m.wantShown("remote-secret", querying.StatusStale)
+	m.pass(time.Second)
+	m.wantNothing(querying.ErrUnreachable)
+}
+
+func TestRowsAreShownNoLongerThanTheGrantAllows(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	m.peer.set(func(p *tagging) { p.seconds = 10 })
+	m.wantShown("remote-secret", querying.StatusOK)
+	m.road.close(querying.ErrUnreachable)
+	m.pass(9 * time.Second)
+	m.wantShown("remote-secret", querying.StatusStale)
+	m.pass(time.Second)
+	m.wantNothing(querying.ErrUnreachable)
+	for _, seconds := range []int{0, -1} { // forbidden, after it was allowed
+		m.road.open()
+		m.peer.set(func(p *tagging) { p.seconds = 10 })
+		m.wantShown("remote-secret", querying.StatusOK)
+		m.peer.set(func(p *tagging) { p.seconds = seconds })
+		m.wantShown("remote-secret", querying.StatusOK)
+		m.road.close(querying.ErrUnreachable)
+		m.wantNothing(querying.ErrUnreachable)
+	}
+}
+
+// After a refusal nothing of the grant is shown, neither now nor when the peer is away: not for the question that was
+// refused, and not for any other of the grant, whoever asked it.
+func TestNothingIsShownAfterARefusal(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{401, 403} {
+		m := remember(t)
+		m.wantShown("remote-secret", querying.StatusOK)
+		m.peer.set(func(p *tagging) {
+			p.refuse = func(w http.ResponseWriter, _ *http.Request) { problem(w, status, "grant_revoked", "revoked") }
+		})
+		if _, _, err := m.ways()["list"](m.caller()); !errors.Is(err, querying.ErrDenied) {
+			t.Errorf("%d: %v", status, err)
+		}
+		m.road.close(querying.ErrUnreachable)
+		m.wantNothing(querying.ErrUnreachable)
+		m.road.open()
+		m.wantNothing(querying.ErrDenied)
+		if m.count(querying.CachePurged) == 0 {
+			t.Error("not counted")
+		}
+	}
+	m := remember(t)
+	m.wantShown("remote-secret", querying.StatusOK)
+	m.road.close(querying.ErrDenied) // in the handshake
+	m.wantNothing(querying.ErrDenied)
+	m.road.close(querying.ErrUnreachable)
+	m.wantNothing(querying.ErrUnreachable)
+}
+
+func TestARowThatIsGoneIsForgotten(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	m.wantShown("remote-secret", querying.StatusOK)
+	m.peer.set(func(p *tagging) {
+		p.refuse = func(w http.ResponseWriter, _ *http.Request) { problem(w, 404, "not_found", "no such thing") }
+	})
+	if _, _, err := m.ways()["get"](m.caller()); !errors.Is(err, querying.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	m.road.close(querying.ErrUnreachable)
+	if _, row, err := m.ways()["get"](m.caller()); row != nil || !errors.Is(err, querying.ErrUnreachable) {
+		t.Errorf("%s %v", row, err)
+	}
+	if _, row, err := m.ways()["list"](m.caller()); row == nil || err != nil {
+		t.Errorf("the list was not asked for, and is gone too: %v", err)
+	}
+}
+
+// What this gateway's admin does counts at once, and what was kept before it is not found again when it is taken back.
+func TestWhatWasKeptBeforeAnActIsNotShownAfterIt(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		do, undo func(m *remembering) error
+		refused  error
+	}{
+		"suspend": {
+			func(m *remembering) error {
+				_, err := m.peers.Change(t.Context(), "work", postgres.Transition{Verb: "peer.suspend", Rule: peer.State.Suspend}, "", act)
+				return err
+			},
+			func(m *remembering) error {
+				_, err := m.peers.Change(t.Context(), "work", postgres.Transition{Verb: "peer.resume", Rule: peer.State.Resume}, "", act)
+				return err
+			}, peer.ErrSuspended,
+		},
+		"unshare": {
+			func(m *remembering) error {
+				return m.credentials.Share(t.Context(), postgres.Share{Peer: "work", User: m.user.Email, Revoked: true}, act)
+			},
+			func(m *remembering) error {
+				return m.credentials.Share(t.Context(), postgres.Share{Peer: "work", User: m.user.Email}, act)
+			}, querying.ErrNotAvailable,
+		},
+		"disable the user": { // who is not let in then
+			func(m *remembering) error {
+				_, err := m.accounts.UpdateUser(t.Context(), m.user.ID.String(), postgres.UserChange{Disabled: new(true)}, act)
+				return err
+			},
+			func(m *remembering) error {
+				_, err := m.accounts.UpdateUser(t.Context(), m.user.ID.String(), postgres.UserChange{Disabled: new(false)}, act)
+				return err
+			}, nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := remember(t)
+			m.wantShown("remote-secret", querying.StatusOK)
+			m.road.close(querying.ErrUnreachable)
+			noError(t, tt.do(m))
+			if tt.refused != nil {
+				m.wantNothing(tt.refused)
+			}
+			noError(t, tt.undo(m))
+			m.wantNothing(querying.ErrUnreachable)
+		})
+	}
+	t.Run("remove", func(t *testing.T) {
+		t.Parallel()
+		m := remember(t)
+		m.wantShown("remote-secret", querying.StatusOK)
+		m.road.close(querying.ErrUnreachable)
+		noError(t, m.peers.Remove(t.Context(), "work", act))
+		m.wantNothing(querying.ErrNotAvailable)
+		m.mustAdd(m.other.url("again"))
+		m.wantNothing(querying.ErrUnreachable)
+	})
+	t.Run("leave the team", func(t *testing.T) {
+		t.Parallel()
+		m := remember(t)
+		noError(t, m.credentials.Share(t.Context(), postgres.Share{Peer: "work", User: m.user.Email, Revoked: true}, act))
+		_, err := m.accounts.CreateTeam(t.Context(), "red", act)
+		noError(t, err)
+		noError(t, m.accounts.AddMember(t.Context(), "red", m.user.Email, act))
+		noError(t, m.credentials.Share(t.Context(), postgres.Share{Peer: "work", Team: "red"}, act))
+		m.wantShown("remote-secret", querying.StatusOK)
+		m.road.close(querying.ErrUnreachable)
+		m.wantShown("remote-secret", querying.StatusStale)
+		noError(t, m.accounts.RemoveMember(t.Context(), "red", m.user.Email, act))
+		m.wantNothing(querying.ErrNotAvailable)
+		noError(t, m.accounts.AddMember(t.Context(), "red", m.user.Email, act))
+		m.wantNothing(querying.ErrUnreachable)
+	})
+}
+
+func TestOneUserSeesNothingOfWhatAnotherWasGiven(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	bob := m.person("bob@example.org")
+	noError(t, m.credentials.Share(t.Context(), postgres.Share{Peer: "work", User: bob.Email}, act))
+	m.wantShown("remote-secret", querying.StatusOK)
+	m.road.close(querying.ErrUnreachable)
+	for name, ask := range m.ways() {
+		for _, c := range []querying.Caller{{UserID: bob.ID}, {}} { // and the operator
+			if _, row, _ := ask(c); row != nil {
+				t.Errorf("%s: %s", name, row)
+			}
+		}
+	}
+}
+
+// A peer that keeps silent is away when its time is up, and there is time left to say so.
+func TestAPeerThatIsSilentIsAway(t *testing.T) {
+	t.Parallel()
+	m := remember(t, func(c *querying.Config) { c.Timeout = 2 * time.Second })
+	m.wantShown("remote-secret", querying.StatusOK)
+	m.peer.set(func(p *tagging) { p.refuse = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() } })
+	var wg sync.WaitGroup
+	for name, ask := range m.ways() {
+		wg.Go(func() {
+			if s, row, err := ask(m.caller()); err != nil || s.Status != querying.StatusStale || row == nil {
+				t.Errorf("%s: %v %+v", name, err, s)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestWithoutACacheEveryQuestionIsAskedWhole(t *testing.T) {
+	t.Parallel()
+	m := remember(t, func(c *querying.Config) { c.Cache = nil })
+	for range 2 {
+		m.wantShown("remote-secret", querying.StatusOK)
+	}
+	asked, codes := m.peer.took()
+	for i, r := range asked {
+		if r.Header.Get("If-None-Match") != "" || codes[i] != 200 {
+			t.Errorf("%s: %v, %d", r.URL, r.Header, codes[i])
+		}
+	}
+	m.road.close(querying.ErrUnreachable)
+	m.wantNothing(querying.ErrUnreachable)
+	if len(asked) != 10 || len(m.events) != 0 {
+		t.Errorf("asked %d times, events %v", len(asked), m.events)
+	}
+}
+
+// A peer that confirms what nobody holds harms only itself.
+func TestAConfirmationOfNothingIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	m.peer.set(func(p *tagging) { p.refuse = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(304) } })
+	m.wantNothing(querying.ErrAnswerInvalid)
+	m = remember(t, func(c *querying.Config) { c.Cache = nil })
+	m.peer.set(func(p *tagging) { p.refuse = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(304) } })
+	m.wantNothing(querying.ErrAnswerInvalid)
+}
+
+// What cannot be used is not kept.
+func TestAnAnswerThatCannotBeUsedIsNotKept(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	m.peer.set(func(p *tagging) {
+		p.refuse = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("ETag", `"t"`)
+			w.Header().Set("Cache-Control", "private, max-age=300")
+			answer(200, `{"data":[7]}`)(w, r)
+		}
+	})
+	m.wantNothing(querying.ErrAnswerInvalid)
+	m.road.close(querying.ErrUnreachable)
+	m.wantNothing(querying.ErrUnreachable)
+}
+
+// hoarding is a cache that forgets nothing.
+type hoarding struct{ kept querying.Kept }
+
+func (h hoarding) Look(context.Context, querying.Question) (*querying.Kept, querying.Mark) {
+	return &h.kept, querying.Mark{}
+}
+func (hoarding) Keep(context.Context, querying.Question, querying.Mark, querying.Kept) {}
+func (hoarding) Drop(context.Context, querying.Question)                               {}
+func (hoarding) DropGrant(context.Context, querying.Question)                          {}
+
+// The bound of age does not hang on what keeps the answers, nor on how long the peer was waited for.
+func TestWhatIsTooOldIsNotShownThoughItIsThere(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		age, life time.Duration
+		shown     bool
+	}{{9 * time.Second, 10 * time.Second, true}, {10 * time.Second, 10 * time.Second, false}, {querying.MaxStale, time.Hour, false}, {-time.Hour, time.Minute, true}} {
+		h := hoarding{querying.Kept{Body: []byte(aPage), ETag: `"t"`, At: time.Now().Add(-tt.age), Life: tt.life}}
+		m := remember(t, func(c *querying.Config) { c.Cache = h })
+		m.road.close(querying.ErrUnreachable)
+		p, err := m.list(m.caller())
+		if shown := err == nil; shown != tt.shown || shown && *p.Sources[0].Age < 0 {
+			t.Errorf("rows of %s ago that live for %s: %+v %v", tt.age, tt.life, p.Sources, err)
+		}
+	}
+}
