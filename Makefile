@@ -44,4 +44,4 @@ bench: setup-test
 # The storms and crash matrices that make test runs small, long.
 torture: setup-test
 	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m ./internal/enroll ./internal/postgres ./internal/fedapi ./internal/daemon ./deploy/step-ca
-	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m -run 'TestRevocationIsLinearizable|TestNoAnswerIsWithoutItsRecord|TestFaultsBetweenGateways' ./cmd/mosaic
+	MOSAIC_TORTURE=1 CGO_ENABLED=1 go test -race -timeout 60m -run 'TestRevocationIsLinearizable|TestNoAnswerIsWithoutItsRecord|TestFaultsBetweenGateways|TestRenewalsAndRootRollovers' ./cmd/mosaic

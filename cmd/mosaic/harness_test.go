@@ -37,6 +37,7 @@ type gatewayProcess struct {
 	CARootFile    string `json:"ca_root_file"`
 	CAFingerprint string `json:"ca_fingerprint"`
 	PID           int    `json:"pid"`
+	MetricsURL    string `json:"metrics_url"`
 
 	logs   *logs
 	ready  <-chan []byte // of a replica that was launched: its ready document

@@ -13,7 +13,17 @@ import (
 func TestACredentialRenewsItselfBetweenTwoGateways(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	work, home := startGateway(t, filepath.Join(root, "work")), startGateway(t, filepath.Join(root, "home"))
+	work := startGateway(t, filepath.Join(root, "work"))
+	home := startGatewayWith(t, []string{"MOSAIC_METRICS_LISTEN=127.0.0.1:0"}, filepath.Join(root, "home"))
+	measured := func(lines ...string) {
+		t.Helper()
+		offered := string(get(t, home.MetricsURL).Body)
+		for _, line := range lines {
+			if !strings.Contains(offered, "\n"+line) {
+				t.Errorf("the metrics do not have %s", line)
+			}
+		}
+	}
 	work.user("ada@example.org", "one")
 	_, e := work.grantFor("home", "ada@example.org", tasksOnly)
 	home.mosaic("federation", "peer", "add", e.URL, "--name", "work")
@@ -41,6 +51,7 @@ func TestACredentialRenewsItselfBetweenTwoGateways(t *testing.T) {
 		home.mosaic("federation", "query", "work", "tasks")
 	}
 	home.mosaic("federation", "query", "work", "tasks")
+	measured(`mosaic_part_up{part="credentials"} 1`, `mosaic_credential_renewals_total{outcome="renewed"} 1`, `mosaic_credential_renewals_total{outcome="failed"} 0`)
 
 	if err := work.stop(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -52,4 +63,8 @@ func TestACredentialRenewsItselfBetweenTwoGateways(t *testing.T) {
 		}
 	}
 	home.healthIs("credentials", "down", "degraded")
+	measured(`mosaic_part_up{part="credentials"} 0`)
+	if none := `mosaic_credential_renewals_total{outcome="failed"} 0`; strings.Contains(string(get(t, home.MetricsURL).Body), none) {
+		t.Errorf("the metrics still have %s", none)
+	}
 }

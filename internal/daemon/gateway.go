@@ -130,7 +130,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		return nil, err
 	}
 	g.renewer = querying.NewRenewer(querying.RenewerConfig{
-		Store: g.credentials, Client: g.client, Keys: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log,
+		Store: g.credentials, Client: g.client, Keys: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log, Observe: c.metrics.Renewed,
 	})
 	g.notary = audit.NewNotary(audit.NotaryConfig{Ledger: g.auditLog, Ring: c.keyring.ring, Random: rand.Reader, Now: c.now, Log: c.log})
 	g.health = newHealth(c, append(g.limits.parts(), part{"credentials", false, g.renewer.Check}, part{"audit", false, g.notary.Ready})...)

@@ -93,6 +93,8 @@ type RenewerConfig struct {
 	Random io.Reader
 	Now    func() time.Time
 	Log    *slog.Logger
+	// Observe is told how every try ended. Nil: nobody measures.
+	Observe func(err error)
 }
 
 // Renewer renews credentials with the certificate they have, long before it ends.
@@ -149,6 +151,9 @@ func (k keyRefused) Unwrap() error { return k.error }
 
 func (r *Renewer) renew(ctx context.Context, d Due) {
 	answer, err := r.try(ctx, d)
+	if r.Observe != nil {
+		r.Observe(err)
+	}
 	if err == nil {
 		r.Log.InfoContext(ctx, "credential renewed", "peer", d.Peer.Name, "credential_id", d.ID, "not_after", answer.NotAfter)
 		return

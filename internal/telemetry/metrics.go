@@ -38,6 +38,7 @@ type Metrics struct {
 	cache       map[querying.CacheEvent]prometheus.Counter
 	enrollments *prometheus.CounterVec
 	enrollTook  prometheus.Histogram
+	renewals    *prometheus.CounterVec
 	caTook      *prometheus.HistogramVec
 
 	taskTook    *prometheus.HistogramVec
@@ -78,6 +79,7 @@ func NewMetrics(version, tier string) *Metrics {
 	}
 	m.enrollments = m.counters("enrollments_total", "Redemptions of enrollment tokens; code is empty for a certificate.", "code")
 	m.enrollTook = m.histograms("enrollment_duration_seconds", "Time of redemptions that gave a certificate.", seconds).WithLabelValues().(prometheus.Histogram)
+	m.renewals = m.counters("credential_renewals_total", "Tries to renew what this gateway holds at its peers.", "outcome")
 	m.caTook = m.histograms("ca_call_duration_seconds", "Time of calls to the certificate authority.", seconds, "call", "outcome")
 	m.taskTook = m.histograms("task_duration_seconds", "Time of upkeep tasks that this replica ran.", seconds, "task", "outcome")
 	m.taskSuccess = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: namespace + "task_last_success_timestamp_seconds", Help: "When this replica last ran an upkeep task with success."}, []string{"task"})
@@ -91,6 +93,8 @@ func NewMetrics(version, tier string) *Metrics {
 		m.auditTook.WithLabelValues(o)
 	}
 	m.enrollments.WithLabelValues("")
+	m.renewals.WithLabelValues(renewed)
+	m.renewals.WithLabelValues(notRenewed)
 	m.turnedAway.WithLabelValues("too_many_in_flight")
 	return m
 }
@@ -173,6 +177,21 @@ func (m *Metrics) Request(o *serving.Observation) {
 	}
 }
 
+// The outcomes of a try to renew a credential.
+const (
+	renewed    = "renewed"
+	notRenewed = "failed"
+)
+
+// Renewed notes a try to renew a credential.
+func (m *Metrics) Renewed(err error) {
+	if err != nil {
+		m.renewals.WithLabelValues(notRenewed).Inc()
+		return
+	}
+	m.renewals.WithLabelValues(renewed).Inc()
+}
+
 // InFlight notes that a federated request began, with 1, or ended, with -1.
 func (m *Metrics) InFlight(change int) { m.inFlight.Add(float64(change)) }
 
@@ -223,7 +242,7 @@ func (m *Metrics) code(c string) string {
 // verb keeps the label's set closed.
 func verb(v string) string {
 	switch v {
-	case "list", "get", "search", "capabilities", "crl", "hangup", "renew":
+	case "list", "get", "search", "capabilities", "crl", "hangup", "renew", "roots":
 		return v
 	}
 	return "other"
