@@ -83,7 +83,7 @@ func (c *Client) logged(ctx context.Context, s Stack, which string) ([]wireServi
 		return nil, err
 	}
 	if len(all) == 0 {
-		return nil, ErrServiceUnknown.With("the stack %q runs no services: it is %s", s.Name, s.Status).Advise("start it: mosaic stack start %s", s.Name)
+		return nil, ErrServiceUnknown.With("the stack %q runs no services: it is %s", s.Name, s.Status).Advise("see: mosaic stack status %s", s.Name)
 	}
 	slices.SortFunc(all, func(a, b wireService) int { return strings.Compare(a.Spec.Name, b.Spec.Name) })
 	if which == "" {

@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -53,7 +54,9 @@ func New(c Config) (*Client, error) {
 	}
 	base := strings.TrimSuffix(strings.TrimRight(u.String(), "/"), "/api")
 	t := &http.Transport{
-		Proxy:               c.Proxy,
+		Proxy: c.Proxy,
+		// A log that is followed has no deadline, but connecting has. Keep-alive finds out that nobody is there any more.
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 10 * time.Second,
 		// A connection that is used again may turn out to be closed, and net/http then repeats the request by itself.
 		DisableKeepAlives:      true,

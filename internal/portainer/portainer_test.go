@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -325,6 +327,27 @@ func TestAChangeIsSentOnce(t *testing.T) {
 			}
 			secret(t, err)
 		})
+	}
+}
+
+// Programs quote what they complain of, each in its own way.
+func TestAValueIsNotShownInAnyQuotes(t *testing.T) {
+	t.Parallel()
+	const value = `p"a\s<s&w/o r@d` + "\n" + `end`
+	asJSON, _ := json.Marshal(value)
+	for _, text := range []string{value, strconv.Quote(value), string(asJSON), url.QueryEscape(value), "postgres://" + url.UserPassword("mosaic", value).String() + "@db"} {
+		s := start(t, false)
+		s.Stacks[0].Env = []portainertest.Pair{{Name: "SHORT", Value: "p"}, {Name: "PW", Value: value}, {Name: "LONGER", Value: value + "more"}}
+		p := client(t, s.URL)
+		st := stack(t, p)
+		s.Override = func(w http.ResponseWriter, _ *http.Request) bool {
+			portainertest.Refuse(w, 500, "in "+text+" it", "-")
+			return true
+		}
+		_, err := p.Stop(t.Context(), st)
+		if err == nil || !strings.Contains(err.Error(), "${PW}") || strings.Contains(err.Error(), "end") {
+			t.Errorf("%s became %v", text, err)
+		}
 	}
 }
 

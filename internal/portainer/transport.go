@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -148,6 +149,9 @@ func (c *Client) refused(r call, resp *http.Response) error {
 	}
 	if json.Unmarshal(raw, &says) != nil || says.Message == "" {
 		f := ErrAnswer.With("%s answered %s, but not as Portainer does", c.name, status)
+		if r.docker && resp.StatusCode >= 500 { // Portainer passes it on without a word of its own
+			f = f.Advise("the Docker of the environment may be away, or Portainer itself: mosaic stack endpoints")
+		}
 		if r.changes != "" && resp.StatusCode >= 500 {
 			f = f.Advise(look, r.changes)
 		}
@@ -193,12 +197,25 @@ func (c *Client) words(text string, hide []Variable) string {
 		swap = append(swap, key, c.key.String())
 	}
 	for _, v := range longestFirst {
-		if value := v.Value.Reveal(); len(value) >= tooShort {
-			swap = append(swap, value, "${"+v.Name+"}")
+		value := v.Value.Reveal()
+		if len(value) < tooShort {
+			continue
+		}
+		for _, form := range forms(value) {
+			swap = append(swap, form, "${"+v.Name+"}")
 		}
 	}
 	text = strings.NewReplacer(swap...).Replace(text)
 	return cut(text)
+}
+
+// forms are the ways in which a value stands in what programs say of it: as it is, in quotes, and in an address.
+func forms(value string) []string {
+	doc, _ := json.Marshal(value) // of a string: it cannot fail
+	quoted := strconv.Quote(value)
+	all := []string{value, quoted[1 : len(quoted)-1], string(doc[1 : len(doc)-1]), url.QueryEscape(value), url.PathEscape(value), url.UserPassword("", value).String()[1:]}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func cut(text string) string {

@@ -111,9 +111,6 @@ func (s *Server) Close() {
 	s.http.Close()
 }
 
-// Drop breaks every connection, as a proxy that is restarted does.
-func (s *Server) Drop() { s.http.CloseClientConnections() }
-
 // Asked returns the requests so far.
 func (s *Server) Asked() []Request {
 	s.mu.Lock()
