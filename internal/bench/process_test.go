@@ -19,7 +19,7 @@ import (
 )
 
 // The gateway, the handler it is compared with and the load each have a process of their own, so that each has its
-// own collector, its own scheduler and its own name in top. All three are this test binary, called with a role.
+// own collector, its own scheduler and its own name in top. All of them are this test binary, called with a role.
 const (
 	roleName    = "BENCH_ROLE"
 	configName  = "BENCH_CONFIG"
@@ -31,6 +31,8 @@ var roles = map[string]func(ctx context.Context, config []byte) error{
 	"gateway": gatewayRole,
 	"naive":   naiveRole,
 	"load":    loadRole,
+	"asked":   gatewayRole, // the gateway that another one asks
+	"asker":   askerRole,
 }
 
 func TestMain(m *testing.M) {

@@ -58,8 +58,14 @@ type world struct {
 
 func newWorld(b *testing.B) *world {
 	b.Helper()
+	return newWorldOf(b, "gateway")
+}
+
+// newWorldOf starts the gateway in a role that has its name.
+func newWorldOf(b *testing.B, role string) *world {
+	b.Helper()
 	w := &world{b: b, dir: filepath.Join(onDisk(b), "gateway")}
-	w.gateway = start(b, "gateway", w.dir)
+	w.gateway = start(b, role, w.dir)
 	w.gateway.hear(b, &w.ready)
 	var err error
 	if w.pool, err = dataPool(b.Context(), w.dataDir(), 4); err != nil {
@@ -125,17 +131,25 @@ func (w *world) make(args ...string) uuid.UUID {
 	return made.ID
 }
 
-// enrol makes a grant of a peer's own and redeems it. The limits are as high as they can be set.
-func (w *world) enrol(peer, scope string) (certPEM, keyPEM string) {
+type enrollment struct{ URL, Token string }
+
+// grant makes a grant of a peer's own. The limits are as high as they can be set, and no answer may be kept.
+func (w *world) grant(peer, scope string) enrollment {
 	w.b.Helper()
 	file := filepath.Join(w.b.TempDir(), peer+".json")
 	if err := os.WriteFile(file, []byte(scope), 0o600); err != nil {
 		w.b.Fatal(err)
 	}
-	var made struct {
-		Enrollment struct{ URL, Token string }
-	}
-	w.mosaic(&made, "federation", "grant", "create", "--peer", peer, "--user", "ada@example.org", "--scope", file, "--rate", "1000000/min", "--burst", "1000000")
+	var made struct{ Enrollment enrollment }
+	w.mosaic(&made, "federation", "grant", "create", "--peer", peer, "--user", "ada@example.org", "--scope", file,
+		"--rate", "1000000/min", "--burst", "1000000", "--cache-seconds", "0")
+	return made.Enrollment
+}
+
+// enrol makes a grant and redeems it.
+func (w *world) enrol(peer, scope string) (certPEM, keyPEM string) {
+	w.b.Helper()
+	made := w.grant(peer, scope)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		w.b.Fatal(err)
@@ -145,7 +159,7 @@ func (w *world) enrol(peer, scope string) (certPEM, keyPEM string) {
 		w.b.Fatal(err)
 	}
 	body, err := json.Marshal(map[string]string{
-		"token": made.Enrollment.Token, "csr": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})),
+		"token": made.Token, "csr": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})),
 	})
 	if err != nil {
 		w.b.Fatal(err)
