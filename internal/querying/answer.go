@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -49,9 +48,9 @@ func readPage(body []byte, source string) (Page, error) {
 	if err != nil {
 		return Page{}, invalid(source, err)
 	}
-	var rows []json.RawMessage
-	if err := json.Unmarshal(top["data"], &rows); err != nil || rows == nil {
-		return Page{}, invalid(source, errors.New("data is not an array"))
+	rows, err := elements(top["data"])
+	if err != nil {
+		return Page{}, invalid(source, err)
 	}
 	if len(rows) > page.MaxLimit {
 		return Page{}, invalid(source, errors.New("data has too many rows"))
@@ -90,7 +89,7 @@ func document(body []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(body) {
 		return nil, errors.New("the answer is not UTF-8")
 	}
-	members, err := object(body)
+	members, err := object(body) // which makes sure that all of it is JSON
 	if err != nil {
 		return nil, err
 	}
@@ -133,10 +132,10 @@ func cursorShaped(s string) bool {
 	return s != "" && len(s) <= maxCursor
 }
 
-// mark puts "source" at the end of a row. A row without a key of that name, which is every row of an honest peer,
+// mark puts "source" at the end of a row, which is JSON. A row without a key of that name, which is every row of an honest peer,
 // is copied as it stands.
 func mark(row json.RawMessage, source string) (json.RawMessage, error) {
-	members, err := object(row)
+	members, err := membersOf(row)
 	if err != nil {
 		return nil, err
 	}
@@ -170,38 +169,4 @@ func rebuild(members []member, tail string) (json.RawMessage, error) {
 		out = append(append(append(append(out, key...), ':'), m.value...), ',')
 	}
 	return append(out, tail...), nil
-}
-
-// object splits a JSON object into its members. One with the same key twice is refused: two decoders would read
-// it in two ways.
-func object(raw []byte) ([]member, error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New("not an object")
-	}
-	var members []member
-	seen := make(map[string]bool)
-	for dec.More() {
-		t, err := dec.Token()
-		key, ok := t.(string)
-		if err != nil || !ok {
-			return nil, errors.New("an object is damaged")
-		}
-		if seen[key] {
-			return nil, errors.New("an object has a key twice")
-		}
-		seen[key] = true
-		m := member{key: key}
-		if err := dec.Decode(&m.value); err != nil {
-			return nil, errors.New("an object is damaged")
-		}
-		members = append(members, m)
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, errors.New("an object is damaged")
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the object")
-	}
-	return members, nil
 }

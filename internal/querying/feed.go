@@ -102,7 +102,10 @@ type feed struct {
 	pages    int
 }
 
-var errDisorder = errors.New("the rows are not in the order of updated_at and id")
+var (
+	errDisorder = errors.New("the rows are not in the order of updated_at and id")
+	errNoPlace  = errors.New("a row has no id or no updated_at")
+)
 
 // fill fetches pages until the buffer holds something, or the source is at its end or fails. All pages of one
 // answer share one deadline. A source that has given rows when it is over is not said to be away: others may have
@@ -225,14 +228,29 @@ func sourceOf(name string, err error) Source {
 
 // keyOf reads a row's place out of it.
 func keyOf(row json.RawMessage) (sortKey, error) {
-	var r struct {
-		ID        *uuid.UUID `json:"id"`
-		UpdatedAt *time.Time `json:"updated_at"`
+	members, err := membersOf(row)
+	if err != nil {
+		return sortKey{}, err
 	}
-	if err := json.Unmarshal(row, &r); err != nil || r.ID == nil || r.UpdatedAt == nil {
-		return sortKey{}, errors.New("a row has no id or no updated_at")
+	var k sortKey
+	for _, m := range members {
+		switch m.key {
+		case "id":
+			id, err := text(m.value)
+			if err != nil || k.id.UnmarshalText([]byte(id)) != nil {
+				return sortKey{}, errNoPlace
+			}
+		case "updated_at":
+			if k.at.UnmarshalJSON(m.value) != nil {
+				return sortKey{}, errNoPlace
+			}
+		}
 	}
-	return sortKey{at: r.UpdatedAt.UTC(), id: *r.ID}, nil
+	if k.at.IsZero() || k.id == uuid.Nil {
+		return sortKey{}, errNoPlace
+	}
+	k.at = k.at.UTC()
+	return k, nil
 }
 
 // fanoutBinding ties a cursor to the user and to the question.
