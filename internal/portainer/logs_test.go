@@ -117,7 +117,11 @@ func TestALogThatEndsEarlyIsNotTakenForAWhole(t *testing.T) {
 				_, _ = w.Write(first)
 				tt.more(w, r)
 			}
-			p := client(t, s.URL, func(c *portainer.Config) { c.Timeout = 200 * time.Millisecond })
+			p := client(t, s.URL, func(c *portainer.Config) {
+				if tt.want == portainer.ErrTimeout {
+					c.Timeout = time.Second
+				}
+			})
 			got, err := collect(t, p, stack(t, p), portainer.LogOptions{Service: "gateway"})
 			if !errors.Is(err, tt.want) || !slices.Equal(got, []string{"01 gateway.1 stdout one"}) {
 				t.Errorf("%v, %v", got, err)
@@ -135,11 +139,11 @@ func TestALogMayBeReadSlowly(t *testing.T) {
 			_, _ = w.Write(portainertest.Frame(1, portainertest.Message(second(n%60), "task-gateway", "x")))
 		}
 	}
-	p := client(t, s.URL, func(c *portainer.Config) { c.Timeout = 100 * time.Millisecond })
+	p := client(t, s.URL, func(c *portainer.Config) { c.Timeout = time.Second })
 	lines := 0
 	err := p.Logs(t.Context(), stack(t, p), portainer.LogOptions{Service: "gateway"}, func(portainer.Line) error {
 		if lines++; lines == 1 {
-			time.Sleep(250 * time.Millisecond)
+			time.Sleep(1500 * time.Millisecond)
 		}
 		return nil
 	})
