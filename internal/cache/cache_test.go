@@ -368,7 +368,7 @@ func TestAStoreThatIsAwayIsNotWaitedFor(t *testing.T) {
 	if got, mark := use(impatient, q); got != nil || mark != nil {
 		t.Error("a store that hangs gave something")
 	}
-	if took := time.Since(begun); took > 10*impatient.budget {
+	if took := time.Since(begun); took > 5*time.Second { // the client alone would wait 2 s each time
 		t.Errorf("three questions to a store that hangs took %s", took)
 	}
 	server.Resume()
@@ -414,4 +414,32 @@ func TestWithoutRandomnessNothingIsKept(t *testing.T) {
 	c.Random = broken{}
 	keep(t, c, q)
 	want(t, c, q, false)
+}
+
+// An answer of 50 rows that is looked up and kept again, as each question that the peer confirms does.
+func BenchmarkAnAnswer(b *testing.B) {
+	keys, err := seal.Derive([]byte("a secret of the tests, long enough to derive from"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	v, err := valkey.Open(valkeytest.Start(b).URL())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = v.Close() }()
+	for name, s := range map[string]Store{"memory": NewMemory(time.Now), "valkey": v} {
+		b.Run(name, func(b *testing.B) {
+			c, q := New(Config{Store: s, Keys: seal.NewRing(keys), TTL: MaxTTL}), question()
+			c.budget = time.Minute
+			k := querying.Kept{Body: bytes.Repeat([]byte("row "), 3000), ETag: `"t"`, At: time.Now(), Life: time.Minute}
+			c.Keep(b.Context(), q, querying.Mark{}, k)
+			for b.Loop() {
+				found, mark := c.Look(b.Context(), q)
+				if found == nil {
+					b.Fatal("not found")
+				}
+				c.Keep(b.Context(), q, mark, k)
+			}
+		})
+	}
 }

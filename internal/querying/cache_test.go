@@ -142,7 +142,7 @@ func remember(t *testing.T, change ...func(*querying.Config)) *remembering {
 	w, b, _ := connected(t, p.ServeHTTP)
 	m := &remembering{world: w, peer: p, other: b, road: &road{Client: w.client}, events: map[querying.CacheEvent]int{}, told: make(chan querying.CacheEvent, 1000)}
 	c := w.service.Config
-	c.Client, c.Now, c.Seen = m.road, m.now, m.seen
+	c.Client, c.Now, c.Seen, c.Timeout = m.road, m.now, m.seen, time.Minute
 	c.Cursors = page.AEAD(w.keys.AEAD("cursors"))
 	c.Cache = cache.New(cache.Config{Store: cache.NewMemory(m.now), Keys: seal.NewRing(w.keys), TTL: cache.MaxTTL})
 	for _, f := range change {
@@ -457,7 +457,7 @@ func TestOneUserSeesNothingOfWhatAnotherWasGiven(t *testing.T) {
 // A peer that keeps silent is away when its time is up, and there is time left to say so.
 func TestAPeerThatIsSilentIsAway(t *testing.T) {
 	t.Parallel()
-	m := remember(t, func(c *querying.Config) { c.Timeout = 2 * time.Second })
+	m := remember(t, func(c *querying.Config) { c.Timeout = 5 * time.Second })
 	m.wantShown("remote-secret", querying.StatusOK)
 	m.peer.set(func(p *tagging) { p.refuse = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() } })
 	var wg sync.WaitGroup
