@@ -13,10 +13,10 @@ import (
 func (a *app) doctor() *cobra.Command {
 	cmd := a.leaf("doctor", nil, "Look at everything the gateway stands on, and say what is wrong and what to do", func(cmd *cobra.Command, _ []string) error {
 		report, err := a.env.Gateway.Doctor(cmd.Context(), DoctorOptions{Dir: a.directory(cmd), Local: cmd.Flags().Changed("dir")})
-		if err == nil {
-			err = cmd.Context().Err()
-		}
-		if err != nil {
+		switch {
+		case cmd.Context().Err() != nil:
+			return errInterrupted
+		case err != nil:
 			return err
 		}
 		if err := a.showReport(report); err != nil {

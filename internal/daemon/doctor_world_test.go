@@ -344,6 +344,9 @@ func (p *patient) wants(report doctor.Report, want map[string]doctor.Status, bec
 		if f.Detail == "" || f.Status != doctor.OK && f.Remedy == "" || !slices.Contains([]doctor.Status{doctor.OK, doctor.Warn, doctor.Fail}, f.Status) {
 			p.t.Errorf("a finding without a word: %+v", f)
 		}
+		if strings.ContainsAny(f.Detail+f.Remedy, "\x1b\n\r") {
+			p.t.Errorf("somebody else's text as it came: %+v", f)
+		}
 		switch {
 		case f.Because != "":
 			causes[f.Because] = true
@@ -392,4 +395,17 @@ func poolOf(certs ...*x509.Certificate) *x509.CertPool {
 		pool.AddCert(c)
 	}
 	return pool
+}
+
+// says holds the report to a text in the detail of what is not ok.
+func (p *patient) says(report doctor.Report, text string) {
+	p.t.Helper()
+	for _, f := range report.Checks {
+		if f.Status != doctor.OK && strings.Contains(f.Detail, text) {
+			return
+		}
+	}
+	if text != "" {
+		p.t.Errorf("nothing says %q: %+v", text, report)
+	}
 }

@@ -28,20 +28,20 @@ func (e *examination) credentialsExpiry(ctx context.Context) Finding {
 		return blamed(err)
 	}
 	now := e.Now()
-	var over, close []string
+	var over, soon []string
 	for _, c := range list {
 		switch left := c.NotAfter.Sub(now); {
 		case left <= 0:
 			over = append(over, line(c.Peer)+" since "+c.NotAfter.UTC().Format(time.RFC3339))
 		case left < c.NotAfter.Sub(c.NotBefore)/5:
-			close = append(close, line(c.Peer)+" at "+until(c.NotAfter, now))
+			soon = append(soon, line(c.Peer)+" at "+until(c.NotAfter, now))
 		}
 	}
 	switch {
 	case len(over) > 0:
 		return failed("%s that we hold at others cannot be used any more: %s", counted(int64(len(over)), "credential"), few(over)).remedy(renewRemedy)
-	case len(close) > 0:
-		return warned("%s that we hold at others will end soon: %s", counted(int64(len(close)), "credential"), few(close)).remedy(renewRemedy)
+	case len(soon) > 0:
+		return warned("%s that we hold at others will end soon: %s", counted(int64(len(soon)), "credential"), few(soon)).remedy(renewRemedy)
 	}
 	return fine("%s at others, none near its end", counted(int64(len(list)), "credential"))
 }
@@ -55,7 +55,7 @@ func (e *examination) credentialsRenewal(ctx context.Context) Finding {
 	var failing []string
 	for _, c := range list {
 		if c.Attempts > 0 && c.NotAfter.After(e.Now()) {
-			failing = append(failing, line(c.Peer)+" ("+counted(int64(c.Attempts), "try")+", last: "+line(c.Error)+")")
+			failing = append(failing, line(c.Peer)+" ("+tries(c.Attempts)+", last: "+line(c.Error)+")")
 		}
 	}
 	if len(failing) > 0 {
@@ -63,6 +63,13 @@ func (e *examination) credentialsRenewal(ctx context.Context) Finding {
 			remedy("see to it that the peer's federation URL can be reached from here and that its CA works; it is tried again by itself")
 	}
 	return fine("no renewal has failed")
+}
+
+func tries(n int) string {
+	if n == 1 {
+		return "1 try"
+	}
+	return itoa(int64(n)) + " tries"
 }
 
 // few names the first ones of a list.
