@@ -61,6 +61,7 @@ func caCases() []doctorCase {
 		{"a root file that is none", func(p *patient) { p.env["STEP_CA_ROOT_CERT_PATH"] = fileOf(p.t, "hello") }, found{doctor.RootFile: fail}, []string{doctor.RootFile}},
 		{"another root than the CA's", roots(240*24*time.Hour, false), found{doctor.CARoot: fail}, []string{doctor.CARoot}},
 		{"a root that has ended", roots(-time.Hour, false), found{doctor.RootExpiry: fail}, []string{doctor.RootExpiry}},
+		{"an old root that has ended, beside the new one", roots(-time.Hour, true), found{doctor.RootExpiry: warn}, nil},
 		{"a root that ends soon", roots(10*24*time.Hour, true), found{doctor.RootExpiry: warn}, nil},
 		{"an intermediate that ends soon", ownCA(briefIntermediate), found{doctor.IssuerExpiry: warn}, nil},
 		{"no list of revoked certificates", ownCA(func(_ *patient, _ *stepcatest.Server, conf *config.Config) { conf.CRL = nil }), found{doctor.CACRL: warn}, nil},

@@ -85,14 +85,26 @@ func (e *examination) rootFile(context.Context) Finding {
 	return fine("%s pinned, the first is %s", counted(int64(len(e.authority.roots)), "root"), identity.FingerprintHex(e.authority.roots[0].Raw))
 }
 
+// rootExpiry fails when no root is good any more. While a root is rolled over there are two, and the old one may end first.
 func (e *examination) rootExpiry(context.Context) Finding {
-	var first *x509.Certificate
+	var first, last *x509.Certificate // to end
 	for _, root := range e.authority.roots {
 		if first == nil || root.NotAfter.Before(first.NotAfter) {
 			first = root
 		}
+		if last == nil || root.NotAfter.After(last.NotAfter) {
+			last = root
+		}
 	}
-	return e.ends(first, "the pinned root", rootSoon).or("roll it over before it ends, see docs/root-rollover.md")
+	const remedy = "roll it over before it ends, see docs/root-rollover.md"
+	if f := e.ends(last, "the pinned root", rootSoon); f.Status != OK || first == last {
+		return f.or(remedy)
+	}
+	f := e.ends(first, "one of the pinned roots", rootSoon)
+	if f.Status == Fail {
+		f.Status = Warn // the other one is in force
+	}
+	return f.or("%s; one that is over can be taken out of the file", remedy)
 }
 
 // or is the remedy when there is something to mend.
