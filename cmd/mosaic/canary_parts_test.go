@@ -52,7 +52,7 @@ func newHome(t *testing.T, collector string) *homeGateway {
 		}
 	}
 	h.monitor()
-	h.gatewayProcess = c.launch("home", append(tracedTo(collector), "MOSAIC_LOG_LEVEL=debug", "MOSAIC_NAME=home", "GODEBUG=http2debug=0")...).serves()
+	h.gatewayProcess = c.launch("home", append(tracedTo(collector), "MOSAIC_LOG_LEVEL=debug", "MOSAIC_NAME=home", "MOSAIC_METRICS_LISTEN=127.0.0.1:0")...).serves()
 	return h
 }
 

@@ -332,7 +332,11 @@ func (h *homeGateway) hearLies(l *liar, text string) {
 func (h *homeGateway) remains() map[string][]byte {
 	t := h.t
 	t.Helper()
-	out := map[string][]byte{"what Valkey holds": h.dumpValkey()}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.MetricsURL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][]byte{"what Valkey holds": h.dumpValkey(), "metrics": do(t, http.DefaultClient, req).Body}
 	if err := h.stop(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

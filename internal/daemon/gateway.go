@@ -82,6 +82,7 @@ type gateway struct {
 	peers       *postgres.Peers
 	credentials *postgres.Credentials
 	client      *remote.Client // of peers, without patience
+	patient     *remote.Patient
 	renewer     *querying.Renewer
 	serving     *postgres.Serving
 	auditLog    *postgres.AuditLog
@@ -316,6 +317,8 @@ func drain(s *http.Server) error {
 // newQuerying makes the half of the gateway that asks others.
 func (g *gateway) newQuerying(hash querying.Hasher, searcher *serving.Searcher) (*querying.Adder, *querying.Service) {
 	client := remote.NewPatient(g.client, g.now)
+	client.Retried = g.metrics.Retried
+	g.patient = client
 	adder := querying.NewAdder(querying.AdderConfig{
 		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring.ring, Random: rand.Reader, Now: g.now,
 	})
@@ -323,6 +326,7 @@ func (g *gateway) newQuerying(hash querying.Hasher, searcher *serving.Searcher) 
 	return adder, querying.New(querying.Config{
 		Finder: g.credentials, Client: client, Keys: g.keyring.ring, Audit: g.writer, Hash: hash, Now: g.now, Touch: g.touch, Timeout: g.settings.PeerDeadline,
 		Local: localRows{g.resources, searcher}, Cursors: g.keyring.ring.AEAD("cursor across sources"), Cache: kept, Seen: g.metrics.Cache,
+		Observe: g.metrics,
 	})
 }
 

@@ -71,6 +71,9 @@ func (g *gateway) watch(doors map[string]*door.Listener) {
 		s := g.limits.link.Stats()
 		return telemetry.Link{Shared: s.Shared, Local: s.Local, Failed: s.Failed, Down: s.Down}
 	})
+	m.WatchCircuits(g.patient.Circuits)
+	m.WatchCredentials((&standings{store: g.credentials, now: g.now}).read)
+	m.WatchTracing(g.tracing.Counts)
 	pool := g.db.Pool()
 	m.WatchPool(func() telemetry.Pool {
 		s := pool.Stat()

@@ -135,6 +135,7 @@ func (s *Service) ListAcross(ctx context.Context, c Caller, res string, from Sou
 func (s *Service) gather(ctx context.Context, feeds []*feed, limit int, binding string) (Page, error) {
 	ctx, across := span.Start(ctx, span.FanOut)
 	defer across.End()
+	defer s.across(resource.List)()
 	across.Sources(len(feeds))
 	var wg sync.WaitGroup
 	for _, f := range feeds {

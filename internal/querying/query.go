@@ -97,6 +97,7 @@ type Config struct {
 	Cache   Cache                  // nil: nothing is kept, and every question goes to the peer
 	Seen    func(CacheEvent)       // told what the cache did; may be nil
 	Cursors page.AEAD              // seals the cursors of answers from many sources
+	Observe Observer               // nil: nobody measures
 }
 
 // Service asks peers for rows.
@@ -188,6 +189,7 @@ func (r *run) do(ctx context.Context, peerRef string, call func() (Call, error),
 			status = StatusStale
 		}
 		asked.Source(status, rows)
+		r.asked(status)
 		if err != nil {
 			asked.Failed(fault.From(err).Code)
 		}
@@ -270,7 +272,7 @@ func (r *run) send(ctx context.Context, what Call) (a Answer, answered bool, err
 // target is whom the credential asks, and with what.
 func (c Credential) target(keys Keys) Target {
 	return Target{
-		CredentialID: c.ID, Serial: c.Serial, URL: c.FederationURL, ChainPEM: c.ChainPEM, CARootPEM: c.CARootPEM,
+		Peer: c.Peer.Name, CredentialID: c.ID, Serial: c.Serial, URL: c.FederationURL, ChainPEM: c.ChainPEM, CARootPEM: c.CARootPEM,
 		Key: func() ([]byte, error) { return keys.Open(c.SealedKey, keyTable, keyColumn, c.ID.String()) },
 	}
 }

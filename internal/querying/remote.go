@@ -38,6 +38,7 @@ type Enroller interface {
 
 // Target is whom to ask, and what to prove who is asking with.
 type Target struct {
+	Peer         string // its name here, for what is measured
 	CredentialID uuid.UUID
 	Serial       string // of the certificate; a credential with another serial is another connection
 	URL          string // of the peer's federation listener

@@ -39,6 +39,7 @@ func (s *Service) SearchAcross(ctx context.Context, c Caller, res string, from S
 	}
 	ctx, across := span.Start(ctx, span.FanOut)
 	defer across.End()
+	defer s.across(resource.Search)()
 	across.Sources(len(at))
 	found, failed := make([]Page, len(at)), make([]error, len(at))
 	var wg sync.WaitGroup

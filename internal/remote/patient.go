@@ -33,8 +33,12 @@ type Patient struct {
 	inner querying.Client
 	now   func() time.Time
 
+	// Retried is told when a call to a peer is sent again. It is set before the first call; nil: nobody counts.
+	Retried func(peer string)
+
 	mu       sync.Mutex
 	breakers map[string]*gobreaker.CircuitBreaker[querying.Answer] // by the peer's address
+	asked    map[uuid.UUID]asked                                   // by credential, until it is forgotten
 	holds    map[uuid.UUID]hold                                    // by credential: limits are of a grant
 }
 
@@ -48,9 +52,12 @@ type hold struct {
 func NewPatient(inner querying.Client, now func() time.Time) *Patient {
 	return &Patient{
 		inner: inner, now: now,
-		breakers: map[string]*gobreaker.CircuitBreaker[querying.Answer]{}, holds: map[uuid.UUID]hold{},
+		breakers: map[string]*gobreaker.CircuitBreaker[querying.Answer]{}, asked: map[uuid.UUID]asked{}, holds: map[uuid.UUID]hold{},
 	}
 }
+
+// asked is a peer as it was asked last with a credential.
+type asked struct{ peer, address string }
 
 // failure carries an answer that counts as none past the breaker.
 type failure struct{ answer querying.Answer }
@@ -62,10 +69,13 @@ func (p *Patient) Do(ctx context.Context, t querying.Target, call querying.Call)
 	if held, ok := p.held(t.CredentialID); ok {
 		return held, nil
 	}
-	breaker := p.breaker(t.URL)
+	breaker := p.breaker(t)
 	rest := shortestRest
 	for try := 1; ; try++ {
 		answer, err := breaker.Execute(func() (querying.Answer, error) {
+			if try > 1 && p.Retried != nil {
+				p.Retried(t.Peer)
+			}
 			a, err := p.inner.Do(ctx, t, call)
 			if err == nil && a.Status >= http.StatusInternalServerError {
 				err = failure{a}
@@ -109,6 +119,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (p *Patient) Forget(credentialID uuid.UUID) {
 	p.mu.Lock()
 	delete(p.holds, credentialID)
+	delete(p.asked, credentialID)
 	p.mu.Unlock()
 	p.inner.Forget(credentialID)
 }
@@ -126,9 +137,36 @@ func (p *Patient) Away() []string {
 	return away
 }
 
-func (p *Patient) breaker(address string) *gobreaker.CircuitBreaker[querying.Answer] {
+// The states of a peer's circuit, as Circuits gives them.
+const (
+	circuitClosed   = iota // the peer is asked
+	circuitHalfOpen        // one request finds out whether it is back
+	circuitOpen            // it is left alone
+)
+
+// Circuits tells of each peer that was asked whether it is left alone: 0 no, 1 one request finds out, 2 yes.
+func (p *Patient) Circuits() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	out := make(map[string]int, len(p.asked))
+	for _, a := range p.asked {
+		state := circuitClosed
+		switch p.breakers[a.address].State() {
+		case gobreaker.StateHalfOpen:
+			state = circuitHalfOpen
+		case gobreaker.StateOpen:
+			state = circuitOpen
+		}
+		out[a.peer] = max(out[a.peer], state)
+	}
+	return out
+}
+
+func (p *Patient) breaker(t querying.Target) *gobreaker.CircuitBreaker[querying.Answer] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	address := t.URL
+	p.asked[t.CredentialID] = asked{t.Peer, address}
 	b, ok := p.breakers[address]
 	if !ok {
 		b = gobreaker.NewCircuitBreaker[querying.Answer](gobreaker.Settings{

@@ -16,7 +16,7 @@ import (
 )
 
 // Metrics is everything the gateway counts, in a registry of its own. Labels come from small closed sets: none holds
-// a name, an id, an address or anything else that a peer chooses. Every metric is described in docs/metrics.md.
+// an id, an address or anything else that a peer chooses, and no name but those that this gateway's admins gave to peers. Every metric is described in docs/metrics.md.
 type Metrics struct {
 	registry *prometheus.Registry
 
@@ -40,6 +40,8 @@ type Metrics struct {
 	enrollTook  prometheus.Histogram
 	renewals    *prometheus.CounterVec
 	caTook      *prometheus.HistogramVec
+
+	peers peers
 
 	taskTook    *prometheus.HistogramVec
 	taskSuccess *prometheus.GaugeVec
@@ -81,6 +83,7 @@ func NewMetrics(version, tier string) *Metrics {
 	m.enrollTook = m.histograms("enrollment_duration_seconds", "Time of redemptions that gave a certificate.", seconds).WithLabelValues().(prometheus.Histogram)
 	m.renewals = m.counters("credential_renewals_total", "Tries to renew what this gateway holds at its peers.", "outcome")
 	m.caTook = m.histograms("ca_call_duration_seconds", "Time of calls to the certificate authority.", seconds, "call", "outcome")
+	m.newPeers()
 	m.taskTook = m.histograms("task_duration_seconds", "Time of upkeep tasks that this replica ran.", seconds, "task", "outcome")
 	m.taskSuccess = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: namespace + "task_last_success_timestamp_seconds", Help: "When this replica last ran an upkeep task with success."}, []string{"task"})
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: namespace + "build_info", Help: "1, with what runs."}, []string{"version", "tier"})
