@@ -1,11 +1,16 @@
 package cli_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -243,6 +248,50 @@ func TestALogThatCannotBeWrittenIsRefused(t *testing.T) {
 		r := portainer(t, s, call{args: strings.Fields(line), stdout: full{}})
 		if r.code != 1 || !strings.Contains(r.stderr, "mosaic: the log cannot be written (output_failed)\n") {
 			t.Errorf("%s: exit code %d, stderr %q", line, r.code, r.stderr)
+		}
+	}
+}
+
+// What deploy/portainer/README.md says makes a file that needs no other, under names that the configs made there have.
+func TestTheGatewaysStackIsCreatedAsItsReadmeSays(t *testing.T) {
+	t.Parallel()
+	const deploy = "../../deploy"
+	readme, err := os.ReadFile(deploy + "/portainer/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := regexp.MustCompile(`(?m)^sed '(.+)' deploy/portainer/federated\.stack\.yml \|\n  (mosaic stack create \$STACK_NAME --file - --env-file stack\.env)$`).FindSubmatch(readme)
+	if script == nil {
+		t.Fatal("the README does not say how")
+	}
+	file, err := exec.Command("sed", string(script[1]), deploy+"/portainer/federated.stack.yml").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := write(t, "STACK_NAME=gw\nHOST_FQDN=gateway.example.org\nPOSTGRES_PASSWORD=hunter22\n")
+	line := strings.NewReplacer("mosaic ", "", "$STACK_NAME", "gw", "stack.env", env).Replace(string(script[2]))
+	s := startPortainer(t)
+	if r := portainer(t, s, call{args: strings.Fields(line), stdin: bytes.NewReader(file)}); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	var body struct{ Name, StackFileContent string }
+	if ch := s.Changes(); len(ch) != 1 || json.Unmarshal([]byte(ch[0].Body), &body) != nil || body.Name != "gw" || body.StackFileContent != string(file) {
+		t.Fatalf("sent %+v", ch)
+	}
+	if strings.Contains(body.StackFileContent, "file:") {
+		t.Error("it reads files, which Portainer does not have")
+	}
+	made := regexp.MustCompile(`docker config create \$\{STACK_NAME\}(\w+)\$\(sha256sum (\S+) \| cut -c1-8\) (\S+)\n`).FindAllStringSubmatch(string(readme), -1)
+	if len(made) != 2 {
+		t.Fatalf("the README makes %d configs", len(made))
+	}
+	for _, m := range made {
+		content, err := os.ReadFile("../../" + m[3])
+		if err != nil || m[2] != m[3] {
+			t.Fatalf("%q: %v", m, err)
+		}
+		if name := fmt.Sprintf("    name: ${STACK_NAME}%s%.4x\n    external: true\n", m[1], sha256.Sum256(content)); !strings.Contains(body.StackFileContent, name) {
+			t.Errorf("no config is\n%s", name)
 		}
 	}
 }
