@@ -18,7 +18,7 @@ var (
 	}
 	ErrUnavailable = &fault.Fault{
 		Kind: fault.Unavailable, Code: "valkey_unavailable", Detail: "Valkey does not answer",
-		Hint: "start it, or mend VALKEY_URL; until then each replica limits on its own",
+		Hint: "start it, or mend VALKEY_URL; until then each replica limits on its own, and no answer of a peer is kept",
 	}
 	ErrAuth = &fault.Fault{
 		Kind: fault.Invalid, Code: "valkey_auth", Detail: "Valkey refuses the name or the password of VALKEY_URL, or does not let this user do what is needed",
