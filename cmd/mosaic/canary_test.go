@@ -127,8 +127,11 @@ func TestNothingOfAPeersRowsStaysHere(t *testing.T) {
 
 	home := newHome(t, spans.URL)
 	home.user("ada@home.example", "quarterly at home")
-	grant, url := work.sensitiveGrant("home", "ada@example.org", `{"resources":["tasks","notes","memory","credentials","api_keys"],"max_rows_per_query":100}`)
+	const everything = `{"resources":["tasks","notes","memory","credentials","api_keys"],"max_rows_per_query":100}`
+	grant, url := work.sensitiveGrant("home", "ada@example.org", everything)
 	home.mosaic("federation", "peer", "add", url, "--name", "work", "--user", "ada@home.example")
+	_, url = work.sensitiveGrant("home", "ada@example.org", everything)
+	home.mosaic("federation", "peer", "add", url, "--name", "job", "--user", "ada@home.example")
 
 	seen := home.askEverything(canary)
 	for field, text := range canary.answers {
@@ -142,15 +145,22 @@ func TestNothingOfAPeersRowsStaysHere(t *testing.T) {
 	work.mosaic("federation", "grant", "revoke", grant.ID)
 	home.query(http.MethodGet, "/api/federation/peers/work/resources/tasks", "")
 	home.query(http.MethodGet, "/api/federation/resources/tasks?include_local=true", "")
+	home.list("job", "ok", canary)
 	if err := work.stop(syscall.SIGKILL); errors.Is(err, errStuck) {
 		t.Fatal(err)
 	}
 	home.query(http.MethodGet, "/api/federation/peers/work/resources/tasks", "")
 	home.query(http.MethodGet, "/api/federation/resources/notes", "")
+	home.list("job", "stale", canary)
+	cached := home.dumpValkey()
+	if n := bytes.Count(cached, []byte("mosaic:cache:")); n < len(scope.All()) {
+		t.Errorf("Valkey holds %d answers while a peer is away", n)
+	}
 	home.mosaic("federation", "peer", "remove", "work")
 
 	f := newFinder(canary.all)
 	places := home.remains()
+	places["the cache"] = cached
 	places["spans"], _ = spans.all()
 	for place, b := range places {
 		if len(b) == 0 && place != "what Valkey holds" { // limits are there for seconds
@@ -324,6 +334,19 @@ func (h *homeGateway) hearLies(l *liar, text string) {
 		l.tells(all[0])
 		if a := h.query(http.MethodGet, one, ""); a.Status != http.StatusOK || !bytes.Contains(a.Body, []byte(text)) {
 			t.Errorf("after %s: %d %s", lie.name, a.Status, a.Body)
+		}
+	}
+}
+
+// list lists every resource of a peer, and wants its rows with a status.
+func (h *homeGateway) list(peer, status string, c *canaries) {
+	h.t.Helper()
+	for _, r := range scope.All() {
+		a := h.query(http.MethodGet, "/api/federation/peers/"+peer+"/resources/"+string(r), "")
+		var l struct{ Sources []struct{ Status string } }
+		err := json.Unmarshal(a.Body, &l)
+		if err != nil || len(l.Sources) != 1 || l.Sources[0].Status != status || !bytes.Contains(a.Body, []byte(c.answers[string(r)+"."+resource.Fields(r)[0].Name])) {
+			h.t.Errorf("%s of %s is not %s: %d %s", r, peer, status, a.Status, a.Body)
 		}
 	}
 }
