@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mosaicstack/gateway/internal/ca/embedded"
+	"github.com/mosaicstack/gateway/internal/unixsock"
 )
 
 // TestRenewalsAndRootRolloversFailNoRequest has two gateways, and clients that are none, ask the one all the time while
@@ -33,7 +34,7 @@ func TestRenewalsAndRootRolloversFailNoRequest(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	work := startGateway(t, filepath.Join(root, "work"))
-	w := newWheel(t, work, startGateway(t, filepath.Join(root, "home")), work.FederationURL, torture(5, 25))
+	w := newWheel(t, work, startGateway(t, filepath.Join(root, "home")), work.FederationURL, torture(8, 25))
 	w.sql = func(text string) string {
 		return string(work.postgres("psql", "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-Atc", text))
 	}
@@ -51,7 +52,8 @@ func TestRenewalsAndRootRolloversFailNoRequest(t *testing.T) {
 			}
 		})
 	}
-	w.renewAll()
+	w.renewStrangers() // under the new root alone
+	w.turn()
 	requests := w.end()
 	t.Logf("%d renewals, %d rollovers, %d requests, %d failed", w.renewals, rollovers, requests, w.failed.Load())
 	if want := torture(10, 500); w.renewals < want {
@@ -171,23 +173,27 @@ func newWheel(t *testing.T, work, home *gatewayProcess, federation string, crede
 	w := &wheel{t: t, work: work, home: home, credentials: credentials}
 	var asks []func() error
 	work.user("ada@example.org", "one", "two")
-	fast := []string{"--rate", "1000000/min", "--burst", "100000"}
+	grant := func(peer string) (url string) {
+		var made struct{ Enrollment enrollmentDoc }
+		work.call("/api/federation/grants", map[string]any{
+			"peer": peer, "user": "ada@example.org", "scope": json.RawMessage(tasksOnly), "rate": "1000000/min", "burst": 100_000,
+		}, &made)
+		return strings.Replace(made.Enrollment.URL, "http://127.0.0.1:3000", work.URL, 1)
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	w.stop = stop
 	w.asking, ctx = errgroup.WithContext(ctx)
 	for i := range credentials {
 		user := fmt.Sprintf("u%d@example.org", i)
-		home.user(user)
+		home.call("/api/users", map[string]any{"email": user, "role": "member"}, nil)
 		var token struct{ Token string }
-		home.decode(&token, "token", "create", "--user", user)
-		_, e := work.grantFor("home", "ada@example.org", tasksOnly, fast...)
-		home.mosaic("federation", "peer", "add", strings.Replace(e.URL, "http://127.0.0.1:3000", work.URL, 1), "--name", "work", "--user", user)
+		home.call("/api/tokens", map[string]any{"user": user}, &token)
+		home.call("/api/federation/peers", map[string]any{"enrollment_url": grant("home"), "name": "work", "user": user}, nil)
 		asks = append(asks, func() error { return askHome(ctx, home, token.Token) })
 	}
 	for _, fresh := range []bool{false, true} {
-		_, e := work.grantFor("stranger-"+strconv.FormatBool(fresh), "ada@example.org", tasksOnly, fast...)
 		key, csr := newCSR(t, &x509.CertificateRequest{})
-		a := post(t, strings.Replace(e.URL, "http://127.0.0.1:3000", work.URL, 1), "application/json", jsonBody(t, map[string]string{"csr": csr}))
+		a := post(t, grant("stranger-"+strconv.FormatBool(fresh)), "application/json", jsonBody(t, map[string]string{"csr": csr}))
 		s := &stranger{base: federation + "/federation/v1", fresh: fresh}
 		if err := s.take(a.Body, key); err != nil || a.Status != http.StatusCreated {
 			t.Fatalf("enrollment: %d %s %v", a.Status, a.Body, err)
@@ -199,6 +205,28 @@ func newWheel(t *testing.T, work, home *gatewayProcess, federation string, crede
 		w.ask(ctx, once)
 	}
 	return w
+}
+
+// call asks the HTTP API over the admin socket: a command for each of many calls would take the machine.
+func (g *gatewayProcess) call(path string, body, into any) {
+	g.t.Helper()
+	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return unixsock.Dial(ctx, g.Socket)
+	}}}
+	req, err := http.NewRequestWithContext(g.t.Context(), http.MethodPost, "http://socket"+path, strings.NewReader(jsonBody(g.t, body)))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	a := do(g.t, c, req)
+	if a.Status >= 300 {
+		g.t.Fatalf("%s: %d %s", path, a.Status, a.Body)
+	}
+	if into != nil {
+		if err := json.Unmarshal(a.Body, into); err != nil {
+			g.t.Fatal(err)
+		}
+	}
 }
 
 // ask asks again and again until the wheel stops, at a pace that leaves the machine to others.
@@ -253,13 +281,19 @@ func (w *wheel) renewAll() {
 		}
 		return true
 	})
+	w.renewals += len(before)
+	w.renewStrangers()
+	w.turn()
+}
+
+func (w *wheel) renewStrangers() {
+	w.t.Helper()
 	for _, s := range w.strangers {
 		if err := s.renew(w.t); err != nil {
 			w.t.Fatal(err)
 		}
 	}
-	w.renewals += len(before) + len(w.strangers)
-	w.turn()
+	w.renewals += len(w.strangers)
 }
 
 // roll is a rollover as an operator does it. Five minutes pass at once for certificates that were replaced.

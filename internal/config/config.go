@@ -68,7 +68,7 @@ type Config struct {
 // StepCA says where the certificate authority is, and how it is asked.
 type StepCA struct {
 	URL               string      `env:"URL" doc:"the Step-CA, https, with the path it is served under"`
-	RootCert          string      `env:"ROOT_CERT_PATH" doc:"PEM file of its root: what is trusted, and nothing else"`
+	RootCert          string      `env:"ROOT_CERT_PATH" doc:"PEM file of its root, or of both while it is rolled over: what is trusted, and what a CA trusted by it names"`
 	Provisioner       string      `env:"PROVISIONER" envDefault:"mosaic-fed" doc:"the JWK provisioner that signs federation certificates"`
 	Password          seal.Secret `env:"PROVISIONER_PASSWORD" doc:"opens its key"`
 	KeyJSON           seal.Secret `env:"PROVISIONER_KEY_JSON" doc:"its private JWK, or the JWE of it; fetched from the CA without it"`
