@@ -49,6 +49,10 @@ func TestTheHandshakeNamesTheRootsOfTheMoment(t *testing.T) {
 	conf := g.presenting(cert)
 	conf.GetClientCertificate = nil
 	conf.Certificates = []tls.Certificate{*cert} // crypto/tls sends it only when an issuer of it is named
+	g.anchors.Store(fedapi.NewAnchors([]*x509.Certificate{mustCA(t, theirs).root}, nil))
+	if a, err := g.ask(g.client(conf, http2), http.MethodGet, capabilities, nil); err == nil {
+		t.Errorf("a certificate was sent to who does not name its root: %d", a.StatusCode)
+	}
 	g.anchors.Store(fedapi.NewAnchors([]*x509.Certificate{mustCA(t, theirs).root, g.ca.root}, nil))
 	if a := g.get(g.client(conf, http2), capabilities); a.StatusCode != http.StatusOK {
 		t.Errorf("%d %s", a.StatusCode, a.body)
