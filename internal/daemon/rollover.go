@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/mosaicstack/gateway/internal/audit"
+	"github.com/mosaicstack/gateway/internal/ca"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/httpapi"
 	"github.com/mosaicstack/gateway/internal/identity"
@@ -80,19 +81,24 @@ func (r *rollover) Finish(ctx context.Context, force bool, act audit.Act) error 
 	if r.roller == nil {
 		return errCAExternal
 	}
-	roots, err := r.Show(ctx)
+	r.trust.look(ctx) // should the listener's certificate still be to be renewed
+	live, err := r.serving.LiveByRoot(ctx)
 	if err != nil {
 		return err
 	}
+	r.trust.mu.Lock()
+	roots, shown := slices.Clone(r.trust.roots), r.trust.root
+	r.trust.mu.Unlock()
+	if !roots[0].Equal(shown) { // it signs; the others go
+		return ca.ErrUnavailable.With("the listener's own certificate does not come from the new root yet")
+	}
 	e := act.Event("ca.finish")
-	for _, root := range roots {
-		if root.Current {
-			continue
+	for _, root := range roots[1:] {
+		fingerprint := identity.FingerprintHex(root.Raw)
+		if n := live[identity.Fingerprint(root.Raw)] + live[[32]byte{}]; n > 0 && !force {
+			return errRootInUse.With("%d certificates are in use that only the root %.16s… vouches for", n, fingerprint)
 		}
-		if root.Certificates > 0 && !force {
-			return errRootInUse.With("%d certificates are in use that only the root %.16s… vouches for", root.Certificates, root.Fingerprint)
-		}
-		e.Detail = "root " + root.Fingerprint
+		e.Detail = "root " + fingerprint
 	}
 	if err := r.record(ctx, e); err != nil {
 		return err

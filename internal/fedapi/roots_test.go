@@ -1,9 +1,12 @@
 package fedapi_test
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -48,12 +51,22 @@ func TestTheHandshakeNamesTheRootsOfTheMoment(t *testing.T) {
 	cert, _ := g.enrol("ada@example.org")
 	conf := g.presenting(cert)
 	conf.GetClientCertificate = nil
+	key := newKey(t)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "another name"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
 	conf.Certificates = []tls.Certificate{*cert} // crypto/tls sends it only when an issuer of it is named
-	g.anchors.Store(fedapi.NewAnchors([]*x509.Certificate{mustCA(t, theirs).root}, nil))
+	g.anchors.Store(fedapi.NewAnchors([]*x509.Certificate{other}, nil))
 	if a, err := g.ask(g.client(conf, http2), http.MethodGet, capabilities, nil); err == nil {
 		t.Errorf("a certificate was sent to who does not name its root: %d", a.StatusCode)
 	}
-	g.anchors.Store(fedapi.NewAnchors([]*x509.Certificate{mustCA(t, theirs).root, g.ca.root}, nil))
+	g.anchors.Store(fedapi.NewAnchors([]*x509.Certificate{other, g.ca.root}, nil))
 	if a := g.get(g.client(conf, http2), capabilities); a.StatusCode != http.StatusOK {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
