@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -188,6 +189,7 @@ func (x *doctorWiring) serve(ctx context.Context) error {
 		return client, nil
 	}
 	x.c.FederationURL = s.FederationURL
+	x.c.OwnListener = ownListener(s.Dir)
 	if s.FederationCert != "" {
 		x.c.ListenerFiles = func() ([]*x509.Certificate, error) { return listenerFiles(s.FederationCert, s.FederationKey) }
 	}
@@ -243,7 +245,7 @@ func (x *doctorWiring) dev(ctx context.Context) error {
 		Incomplete: func() error { return missingPart(dir) },
 	}
 	x.c.Keys = func() (*seal.Keyring, error) { return heldKeys(dir, x.settings) }
-	x.c.PublicURL, x.c.FederationURL = ready.URL, ready.FederationURL
+	x.c.PublicURL, x.c.FederationURL, x.c.OwnListener = ready.URL, ready.FederationURL, ownListener(dir)
 	certs := func(name string) ([]*x509.Certificate, error) {
 		pem, err := os.ReadFile(filepath.Join(dir, "ca", "certs", name))
 		if err != nil {
@@ -295,6 +297,19 @@ func runs(ctx context.Context, dir string) doctor.Running {
 		_ = conn.Close()
 	}
 	return r
+}
+
+// ownListener is where the gateway that runs in a directory listens for peers; empty when none says so.
+func ownListener(dir string) string {
+	var ready readyDoc
+	if doc, err := os.ReadFile(filepath.Join(dir, readyFile)); err != nil || json.Unmarshal(doc, &ready) != nil {
+		return ""
+	}
+	u, err := url.Parse(ready.FederationURL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // openFiles is the limit of the gateway that runs in a directory, else that of this process.

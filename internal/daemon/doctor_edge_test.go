@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"testing"
 	"time"
 
 	"github.com/smallstep/certificates/authority/config"
@@ -117,19 +118,23 @@ func proxied(cert func(p *patient) tls.Certificate) func(*patient) {
 }
 
 // passed puts a proxy in front that passes TCP on.
-func passed(p *patient) {
+func passed(p *patient) { p.env["MOSAIC_FEDERATION_URL"] = "https://" + passTo(p.t, p.listener) }
+
+// passTo passes TCP on, to one after the other.
+func passTo(t *testing.T, backends ...string) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
-	p.t.Cleanup(func() { _ = l.Close() })
+	t.Cleanup(func() { _ = l.Close() })
 	go func() {
-		for {
+		for i := 0; ; i++ {
 			in, err := l.Accept()
 			if err != nil {
 				return
 			}
-			out, err := net.Dial("tcp", p.listener)
+			out, err := net.Dial("tcp", backends[i%len(backends)])
 			if err != nil {
 				_ = in.Close()
 				continue
@@ -138,7 +143,7 @@ func passed(p *patient) {
 			go func() { _, _ = io.Copy(in, out); _ = in.Close() }()
 		}
 	}()
-	p.env["MOSAIC_FEDERATION_URL"] = "https://" + l.Addr().String()
+	return l.Addr().String()
 }
 
 // inFiles makes the listener's certificate one from files, and has it answer.
@@ -165,6 +170,15 @@ func addressCases() []doctorCase {
 	not := []string{doctor.FederationPassthrough}
 	return []doctorCase{
 		{"a proxy that passes TLS on", passed, found{}, nil},
+		{"another replica, or a proxy with all that is ours", func(p *patient) {
+			own := p.serveFederation(p.t, p.serverCert(p.t, "127.0.0.1", time.Hour))
+			p.change = func(c *doctor.Config) { c.OwnListener = own }
+		}, found{doctor.FederationPassthrough: warn}, nil},
+		{"two replicas behind one address", func(p *patient) {
+			own := p.serveFederation(p.t, p.serverCert(p.t, "127.0.0.1", time.Hour))
+			p.env["MOSAIC_FEDERATION_URL"] = "https://" + passTo(p.t, p.listener, own)
+			p.change = func(c *doctor.Config) { c.OwnListener = own }
+		}, found{}, nil},
 		{"a proxy that ends TLS", proxied(func(p *patient) tls.Certificate { return signed(p.t, "127.0.0.1", time.Hour, nil, nil) }), through, not},
 		{"a proxy that ends TLS with a certificate of ours", proxied(func(p *patient) tls.Certificate { return p.serverCert(p.t, "127.0.0.1", time.Hour) }), through, not},
 		{"a proxy that asks for other certificates", func(p *patient) {

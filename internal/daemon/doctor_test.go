@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,6 +97,14 @@ var said = map[string]string{
 func settingsCases() []doctorCase {
 	return []doctorCase{
 		{"nothing is wrong", func(*patient) {}, found{}, nil},
+		{"the standalone tier, which needs less", func(p *patient) {
+			for name := range p.env {
+				if strings.HasPrefix(name, "STEP_CA_") || strings.HasPrefix(name, "VALKEY_") || strings.HasPrefix(name, "MOSAIC_FEDERATION_") {
+					delete(p.env, name)
+				}
+			}
+			p.env["MOSAIC_TIER"] = "standalone"
+		}, found{}, nil},
 		{"a name that is no setting", set("MOSAIC_FEDRATION_URL", "x"), found{"config.MOSAIC_FEDRATION_URL": fail}, nil},
 		{"two mistakes at once", func(p *patient) { p.env["MOSAIC_LOG_LEVEL"], p.env["MOSAIC_WHATEVER"] = "loud", "1" }, found{"config.MOSAIC_LOG_LEVEL": fail, "config.MOSAIC_WHATEVER": fail}, nil},
 		{"a setting that is missing", set("VALKEY_URL", ""), found{"config.VALKEY_URL": fail}, []string{"config.VALKEY_URL"}},

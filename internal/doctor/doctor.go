@@ -6,7 +6,7 @@
 // its own answer only.
 //
 // Two checks leave a trace: the CA signs a certificate that no registry holds, which is revoked at once, and the
-// federation listener sees one handshake that ends early, which it counts as a failed one. Nothing else is written.
+// federation listener sees handshakes that end early, which it counts as failed ones. Nothing else is written.
 package doctor
 
 import (
@@ -203,6 +203,7 @@ type Config struct {
 	PublicURL     string
 	PublicRoots   *x509.CertPool // trusted for PublicURL; nil: the machine's
 	FederationURL string
+	OwnListener   string // HOST:PORT of the federation listener on this machine, when one runs
 	// ListenerFiles gives the certificate of the federation listener when the settings name files; nil otherwise.
 	ListenerFiles func() ([]*x509.Certificate, error)
 
@@ -278,7 +279,14 @@ func (k check) look(ctx context.Context, within time.Duration) Finding {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	out := make(chan Finding, 1)
-	go func() { out <- k.run(ctx) }()
+	go func() {
+		defer func() {
+			if p := recover(); p != nil { // one broken check must not hide what the others found
+				out <- failed("the check itself broke: %s", line(fmt.Sprint(p))).remedy("this is a bug in mosaic: please report it with the version")
+			}
+		}()
+		out <- k.run(ctx)
+	}()
 	var f Finding
 	select {
 	case f = <-out:

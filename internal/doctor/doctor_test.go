@@ -85,6 +85,23 @@ func TestAPartThatHangsCostsItsOwnAnswerOnly(t *testing.T) {
 	})
 }
 
+// broken is a part that a check does not get along with.
+type broken struct{ quick }
+
+func (broken) Query(context.Context, string) ([]float32, error) { panic("broken\n") }
+
+func TestACheckThatBreaksHidesNothing(t *testing.T) {
+	t.Parallel()
+	s := stored{}
+	r := doctor.Run(t.Context(), doctor.Config{Now: time.Now, Embedder: broken{}, Schema: s})
+	if f := finding(t, r, doctor.EmbeddingsEndpoint); f.Status != doctor.Fail || f.Detail != "the check itself broke: broken" {
+		t.Errorf("%+v", f)
+	}
+	if f := finding(t, r, doctor.DatabaseVector); f.Status != doctor.OK {
+		t.Errorf("%+v", f)
+	}
+}
+
 // What is skipped names the root of it, not the check in between.
 func TestWhatIsSkippedNamesTheRoot(t *testing.T) {
 	t.Parallel()

@@ -22,11 +22,21 @@ const dialWithin = 5 * time.Second
 
 // listenerFacts are what a handshake at the federation URL showed.
 type listenerFacts struct {
+	handshake
+	files []*x509.Certificate
+	own   *x509.Certificate // what the listener of this machine shows; nil when there is none to ask
+}
+
+// handshake is what one handshake showed.
+type handshake struct {
 	shown []*x509.Certificate
 	asked bool     // for a client certificate
 	names [][]byte // the subjects of the CAs it takes
-	files []*x509.Certificate
 }
+
+// ownTries is how often the federation URL is asked until this gateway itself answers: behind a balancer another replica
+// may.
+const ownTries = 8
 
 func (e *examination) federationChecks() []check {
 	if _, wrong := e.setting([]string{"MOSAIC_FEDERATION_URL"}); e.FederationURL == "" && !wrong {
@@ -70,45 +80,74 @@ func (e *examination) federationReachable(ctx context.Context) Finding {
 		return failed("MOSAIC_FEDERATION_URL is not a URL")
 	}
 	address := net.JoinHostPort(u.Hostname(), portOf(u))
-	ctx, cancel := context.WithTimeout(ctx, dialWithin)
-	defer cancel()
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return e.nobody(FederationReachable, address, err).
+	var dial *dialError
+	switch e.listener.handshake, err = shake(ctx, address, u.Hostname()); {
+	case errors.As(err, &dial):
+		return e.nobody(FederationReachable, address, dial.error).
 			remedy("start the gateway, and let DNS, the firewall and the proxy lead MOSAIC_FEDERATION_URL to its federation port")
-	}
-	defer raw.Close()
-	if err := e.shake(ctx, raw, u.Hostname()); err != nil {
+	case err != nil:
 		return failed("%s takes connections, and the TLS handshake ends: %s", address, line(err.Error())).
 			remedy("lead MOSAIC_FEDERATION_URL to the federation port, through a TCP router with TLS passthrough for this host; see the log of the proxy")
 	}
+	e.findOwn(ctx, address, u.Hostname())
 	return fine("%s answers", address)
+}
+
+// findOwn asks the listener of this machine directly, and then the federation URL until the same certificate answers.
+func (e *examination) findOwn(ctx context.Context, address, host string) {
+	if e.OwnListener == "" {
+		return
+	}
+	direct, err := shake(ctx, e.OwnListener, host)
+	if err != nil {
+		return // shut, or behind a door of its own: then the CA's word has to do
+	}
+	e.listener.own = direct.shown[0]
+	for try := 1; try < ownTries && !e.listener.own.Equal(e.listener.shown[0]); try++ {
+		again, err := shake(ctx, address, host)
+		if err != nil {
+			return
+		}
+		if e.listener.own.Equal(again.shown[0]) {
+			e.listener.handshake = again
+		}
+	}
 }
 
 // errSeen ends a handshake when all has been seen: there is no certificate to show.
 var errSeen = errors.New("seen enough")
 
+// dialError is one of the connection, before TLS.
+type dialError struct{ error }
+
 // shake begins a handshake as a peer does, notes what it is shown, and leaves before it would have to prove itself.
-func (e *examination) shake(ctx context.Context, raw net.Conn, host string) error {
+func shake(ctx context.Context, address, host string) (h handshake, err error) {
+	ctx, cancel := context.WithTimeout(ctx, dialWithin)
+	defer cancel()
+	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return h, &dialError{err}
+	}
+	defer raw.Close()
 	conn := tls.Client(raw, &tls.Config{
 		ServerName: host, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12,
 		InsecureSkipVerify: true, //nolint:gosec // who answers is what is to be found out; nothing is sent to them
 		VerifyConnection: func(s tls.ConnectionState) error {
-			e.listener.shown = s.PeerCertificates
+			h.shown = s.PeerCertificates
 			return nil
 		},
 		GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			e.listener.asked, e.listener.names = true, r.AcceptableCAs
+			h.asked, h.names = true, r.AcceptableCAs
 			return nil, errSeen
 		},
 	})
 	if err := conn.HandshakeContext(ctx); err != nil && !errors.Is(err, errSeen) {
-		return err
+		return h, err
 	}
-	if len(e.listener.shown) == 0 {
-		return errors.New("no certificate was shown")
+	if len(h.shown) == 0 {
+		return h, errors.New("no certificate was shown")
 	}
-	return nil
+	return h, nil
 }
 
 // federationPassthrough tells whether the gateway itself answered. A proxy that ends TLS has another certificate, or
@@ -134,7 +173,14 @@ func (e *examination) federationPassthrough(context.Context) Finding {
 	if !ours {
 		return failed("a proxy ends TLS in front of the gateway: who answers (%s) takes client certificates of other CAs than the federation's", who).remedy("%s", remedy)
 	}
-	return fine("the gateway's own certificate answers, and asks for a peer's")
+	switch own := e.listener.own; {
+	case own == nil:
+		return fine("a certificate of the federation CA answers, and asks for a peer's")
+	case own.Equal(leaf):
+		return fine("this gateway's own certificate answers, and asks for a peer's")
+	}
+	return warned("%d handshakes reached another replica, or a proxy that ends TLS with a certificate of the federation CA (%s): none reached this gateway", ownTries, who).
+		remedy("with one replica, %s; with several, let the balancer reach this one, or run doctor on the one it reaches", remedy)
 }
 
 // leads tells whether signatures lead from a certificate to one of the roots, whatever the time: one that has ended is
