@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -48,8 +49,8 @@ func (c *cluster) diagnosis(env ...string) (notOK map[string]string, exit int) {
 func TestDoctorLooksAtARunningReplica(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	r := c.replicas(1)[0]
-	env := []string{"MOSAIC_DIR=" + r.dir, "MOSAIC_PUBLIC_URL=" + r.URL, "MOSAIC_FEDERATION_URL=" + r.FederationURL}
+	nobody := "127.0.0.1:1"
+	env := []string{"MOSAIC_DIR=" + filepath.Join(c.dir, "none"), "MOSAIC_PUBLIC_URL=http://" + nobody, "MOSAIC_FEDERATION_URL=https://" + nobody}
 	wants := func(what string, exit int, want map[string]string) {
 		t.Helper()
 		got, code := c.diagnosis(env...)
@@ -58,6 +59,10 @@ func TestDoctorLooksAtARunningReplica(t *testing.T) {
 			t.Errorf("%s: %v, exit code %d; want %v, %d", what, got, code, want, exit)
 		}
 	}
+	// The parts can be looked at before the first start.
+	wants("a cluster without a replica", 0, map[string]string{"gateway.running": "warn", "public.https": "warn", "embeddings.endpoint": "warn"})
+	r := c.replicas(1)[0]
+	env = []string{"MOSAIC_DIR=" + r.dir, "MOSAIC_PUBLIC_URL=" + r.URL, "MOSAIC_FEDERATION_URL=" + r.FederationURL}
 	// Plain HTTP on loopback and no embeddings endpoint are no failures.
 	wants("a sound cluster", 0, map[string]string{"public.https": "warn", "embeddings.endpoint": "warn"})
 	if err := c.valkey.Process.Kill(); err != nil {
