@@ -60,12 +60,23 @@ func TestRenewalsAndRootRolloversFailNoRequest(t *testing.T) {
 		t.Errorf("%d renewals, want %d", w.renewals, want)
 	}
 	var roots []struct {
+		Fingerprint  string
 		Current      bool
 		Certificates int
 	}
 	work.decode(&roots, "gateway", "ca", "show")
 	if len(roots) != 1 || !roots[0].Current || roots[0].Certificates == 0 {
-		t.Errorf("after the last rollover: %+v", roots)
+		t.Fatalf("after the last rollover: %+v", roots)
+	}
+	_, e := work.grantFor("last", "ada@example.org", tasksOnly)
+	var ready struct {
+		CAFingerprint string `json:"ca_fingerprint"`
+	}
+	if err := json.Unmarshal(work.file("ready.json"), &ready); err != nil || ready.CAFingerprint != roots[0].Fingerprint || e.CAFingerprint != roots[0].Fingerprint {
+		t.Errorf("ready.json names %s, an enrollment %s, and the root is %s: %v", ready.CAFingerprint, e.CAFingerprint, roots[0].Fingerprint, err)
+	}
+	if _, err := work.try("gateway", "ca", "finish"); err == nil || !strings.Contains(err.Error(), "ca_rollover_none") {
+		t.Errorf("finished once more: %v", err)
 	}
 }
 

@@ -3,10 +3,12 @@ package daemon
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"slices"
 
 	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/ca"
+	"github.com/mosaicstack/gateway/internal/ca/embedded"
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/httpapi"
 	"github.com/mosaicstack/gateway/internal/identity"
@@ -66,11 +68,21 @@ func (r *rollover) Rotate(ctx context.Context, act audit.Act) error {
 	if r.roller == nil {
 		return errCAExternal
 	}
-	if err := r.record(ctx, act.Event("ca.rotate")); err != nil {
+	if roots, err := r.trust.published(ctx); err == nil && len(roots) > 1 {
+		return embedded.ErrRolling
+	}
+	return r.act(ctx, act.Event("ca.rotate"), r.roller.Rotate)
+}
+
+// act does what is on record already. When it fails, that is on record too.
+func (r *rollover) act(ctx context.Context, e audit.Event, do func(context.Context) error) error {
+	if err := r.record(ctx, e); err != nil {
 		return err
 	}
-	if err := r.roller.Rotate(ctx); err != nil {
-		return err
+	if err := do(ctx); err != nil {
+		f := fault.From(err)
+		e.Outcome, e.StatusCode, e.DeniedReason = audit.Failed, f.Kind.Status(), f.Code
+		return errors.Join(err, r.record(ctx, e))
 	}
 	r.trust.look(ctx)
 	return nil
@@ -92,6 +104,9 @@ func (r *rollover) Finish(ctx context.Context, force bool, act audit.Act) error 
 	if !roots[0].Equal(shown) { // it signs; the others go
 		return ca.ErrUnavailable.With("the listener's own certificate does not come from the new root yet")
 	}
+	if len(roots) < 2 {
+		return embedded.ErrNotRolling
+	}
 	e := act.Event("ca.finish")
 	for _, root := range roots[1:] {
 		fingerprint := identity.FingerprintHex(root.Raw)
@@ -100,14 +115,7 @@ func (r *rollover) Finish(ctx context.Context, force bool, act audit.Act) error 
 		}
 		e.Detail = "root " + fingerprint
 	}
-	if err := r.record(ctx, e); err != nil {
-		return err
-	}
-	if err := r.roller.Finish(ctx); err != nil {
-		return err
-	}
-	r.trust.look(ctx)
-	return nil
+	return r.act(ctx, e, r.roller.Finish)
 }
 
 // rootOf is the root that a chain leads to, the first of several.
