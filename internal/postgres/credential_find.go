@@ -27,11 +27,7 @@ const findCredential = `SELECT ` + peerColumns + `, coalesce(c.id, '00000000-000
 
 // Find implements querying.Finder.
 func (s *Credentials) Find(ctx context.Context, peerRef string, userID uuid.UUID) (querying.Credential, error) {
-	out, err := find(ctx, s.pool, peerRef, func(row pgx.CollectableRow) (querying.Credential, error) {
-		var c querying.Credential
-		err := row.Scan(append(append(peerFields(&c.Peer), credentialFields(&c)...), &c.Generation)...)
-		return c, err
-	}, findCredential+`p.id = $2`, findCredential+`p.name = $2`, nullID(userID))
+	out, err := find(ctx, s.pool, peerRef, scanFound, findCredential+`p.id = $2`, findCredential+`p.name = $2`, nullID(userID))
 	switch {
 	case notFound(err):
 		return out, ErrPeerNotFound.With("there is no peer %q", peerRef)
@@ -41,6 +37,17 @@ func (s *Credentials) Find(ctx context.Context, peerRef string, userID uuid.UUID
 		return out, querying.ErrNoCredential.With("this gateway holds no credential of the peer %s", out.Peer.Name)
 	}
 	return out, nil
+}
+
+func scanFound(row pgx.CollectableRow) (querying.Credential, error) {
+	var c querying.Credential
+	err := row.Scan(append(append(peerFields(&c.Peer), credentialFields(&c)...), &c.Generation)...)
+	return c, err
+}
+
+// Usable implements querying.Finder.
+func (s *Credentials) Usable(ctx context.Context, userID uuid.UUID) ([]querying.Credential, error) {
+	return collect(ctx, s.pool, "find usable credentials", scanFound, findCredential+`c.id IS NOT NULL ORDER BY p.name`, nullID(userID))
 }
 
 // Available implements querying.Finder.

@@ -113,16 +113,17 @@ func (s *Service) ListAcross(ctx context.Context, c Caller, res string, from Sou
 	}
 	binding := fanoutBinding(c, kind, p.UpdatedSince)
 	var at positions
+	var held map[string]Credential
 	if p.Cursor != "" {
 		if at, err = s.openPositions(p.Cursor, binding); err != nil {
 			return Page{}, err
 		}
-	} else if at, err = s.start(ctx, c, from); err != nil {
+	} else if at, held, err = s.start(ctx, c, from); err != nil {
 		return Page{}, err
 	}
 	feeds := make([]*feed, 0, len(at))
 	for _, pos := range at {
-		fetch := s.peerFetch(c, kind, p.UpdatedSince, pos.Source)
+		fetch := s.holding(held, pos.Source).peerFetch(c, kind, p.UpdatedSince, pos.Source)
 		if pos.Source == LocalSource {
 			fetch = s.localFetch(c, kind, since)
 		}
@@ -163,23 +164,28 @@ func (s *Service) gather(ctx context.Context, feeds []*feed, limit int, binding 
 	return out, nil
 }
 
-// start is the position of a first page: every source at its beginning.
-func (s *Service) start(ctx context.Context, c Caller, from Sources) (positions, error) {
-	var at positions
+// start is the position of a first page: every source at its beginning. Who asks all peers asks those they hold a
+// credential of, and one statement gives both.
+func (s *Service) start(ctx context.Context, c Caller, from Sources) (at positions, held map[string]Credential, err error) {
 	if from.Local {
 		at = append(at, position{Source: LocalSource})
 	}
 	names := from.Peers
 	if len(names) == 1 && names[0] == AllPeers {
-		var err error
-		if names, err = s.Finder.Available(ctx, c.UserID); err != nil {
-			return nil, err
+		found, err := s.Finder.Usable(ctx, c.UserID)
+		if err != nil {
+			return nil, nil, err
+		}
+		names, held = nil, make(map[string]Credential, len(found))
+		for _, credential := range found {
+			names = append(names, credential.Peer.Name)
+			held[credential.Peer.Name] = credential
 		}
 	}
 	for _, name := range names {
 		at = append(at, position{Source: name})
 	}
-	return at, nil
+	return at, held, nil
 }
 
 // more tells whether a next page could hold rows. A source that failed alone does not make one: who follows cursors
@@ -243,13 +249,19 @@ func (s *Service) localFetch(c Caller, kind scope.Resource, since time.Time) fet
 	}
 }
 
-// peerFetch asks a peer for a page, as a query of its own with its own audit row. Whether the user may ask it is
-// looked up for the first page, and holds for the others of this answer.
+// holding is the service for one answer of one peer: whether the user may ask it is looked up once, however many pages
+// that takes, or not at all when it has just been.
+func (s *Service) holding(held map[string]Credential, name string) *Service {
+	one := *s
+	credential, found := held[name]
+	one.Finder = &foundOnce{Finder: s.Finder, credential: credential, found: found}
+	return &one
+}
+
+// peerFetch asks a peer for a page, as a query of its own with its own audit row.
 func (s *Service) peerFetch(c Caller, kind scope.Resource, since, name string) fetchFunc {
-	asked := *s
-	asked.Finder = &foundOnce{Finder: s.Finder}
 	return func(ctx context.Context, at position, rows int) (fetched, error) {
-		p, err := asked.List(ctx, c, name, string(kind), ListParams{Limit: strconv.Itoa(rows), Cursor: at.Cursor, UpdatedSince: since})
+		p, err := s.List(ctx, c, name, string(kind), ListParams{Limit: strconv.Itoa(rows), Cursor: at.Cursor, UpdatedSince: since})
 		if err != nil {
 			return fetched{}, err
 		}

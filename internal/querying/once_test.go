@@ -54,19 +54,26 @@ func TestTheRightToAskIsLookedUpOnceForAnAnswer(t *testing.T) {
 	finder := &counted{Finder: c.Finder}
 	c.Finder, c.Cursors = finder, page.AEAD(mustKeys(t).AEAD("cursors"))
 	service := querying.New(c)
-	ask := func() querying.Source {
+	from := func(peers string) []querying.Source {
 		t.Helper()
-		out, err := service.ListAcross(t.Context(), w.caller(), "tasks", querying.Sources{Peers: []string{"work"}}, querying.ListParams{})
+		out, err := service.ListAcross(t.Context(), w.caller(), "tasks", querying.Sources{Peers: []string{peers}}, querying.ListParams{})
 		noError(t, err)
-		return out.Sources[0]
+		return out.Sources
 	}
+	ask := func() querying.Source { return from("work")[0] }
 	if s := ask(); s.Rows != 3 || asked.Load() != 3 || finder.n.Load() != 1 {
 		t.Errorf("%+v: %d pages and %d look-ups", s, asked.Load(), finder.n.Load())
+	}
+	if s := from(querying.AllPeers); len(s) != 1 || s[0].Rows != 3 || s[0].Name != "work" || asked.Load() != 6 || finder.n.Load() != 1 {
+		t.Errorf("all: %+v: %d pages and %d look-ups of one peer", s, asked.Load(), finder.n.Load())
 	}
 	if _, err := w.pool.Exec(t.Context(), `DELETE FROM federation_credential_users`); err != nil {
 		t.Fatal(err)
 	}
-	if s := ask(); s.Status != querying.StatusDenied || s.Name != "work" || asked.Load() != 3 || finder.n.Load() != 2 {
+	if s := from(querying.AllPeers); len(s) != 0 {
+		t.Errorf("all, after it was taken away: %+v", s)
+	}
+	if s := ask(); s.Status != querying.StatusDenied || s.Name != "work" || asked.Load() != 6 || finder.n.Load() != 2 {
 		t.Errorf("after %s was taken away: %+v, %d pages and %d look-ups", added.Peer.Name, s, asked.Load(), finder.n.Load())
 	}
 }

@@ -73,6 +73,8 @@ type Finder interface {
 	Find(ctx context.Context, peerRef string, userID uuid.UUID) (Credential, error)
 	// Available names the peers that Find would give the user a credential of, in alphabetical order.
 	Available(ctx context.Context, userID uuid.UUID) ([]string, error)
+	// Usable gives what Find gives for each peer that Available names, in the same order.
+	Usable(ctx context.Context, userID uuid.UUID) ([]Credential, error)
 }
 
 // Recorder makes an event durable before it returns.

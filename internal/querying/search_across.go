@@ -33,7 +33,7 @@ func (s *Service) SearchAcross(ctx context.Context, c Caller, res string, from S
 	if err != nil {
 		return Page{}, err
 	}
-	at, err := s.start(ctx, c, from)
+	at, held, err := s.start(ctx, c, from)
 	if err != nil {
 		return Page{}, err
 	}
@@ -48,7 +48,7 @@ func (s *Service) SearchAcross(ctx context.Context, c Caller, res string, from S
 			if p.Source == LocalSource {
 				found[i], failed[i] = s.searchLocal(ctx, c, kind, q)
 			} else {
-				found[i], failed[i] = s.searchPeer(ctx, c, p.Source, kind, q)
+				found[i], failed[i] = s.holding(held, p.Source).searchPeer(ctx, c, p.Source, kind, q)
 			}
 		})
 	}
