@@ -5,16 +5,19 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,6 +80,7 @@ func (c *canaries) text(t *testing.T, name string) string {
 // found names the canaries in a haystack, and in what is compressed in it.
 func (c *canaries) found(f *finder, haystack []byte) map[string]bool {
 	found := f.in(haystack)
+	var u unpacker
 	for _, magic := range []string{"\x1f\x8b\x08", "\x78\x01", "\x78\x5e", "\x78\x9c", "\x78\xda"} {
 		for at := 0; ; at++ {
 			next := bytes.Index(haystack[at:], []byte(magic))
@@ -84,7 +88,7 @@ func (c *canaries) found(f *finder, haystack []byte) map[string]bool {
 				break
 			}
 			at += next
-			for name := range f.in(inflated(haystack[at:])) {
+			for name := range f.in(u.inflated(haystack[at:])) {
 				found[name+", compressed"] = true
 			}
 		}
@@ -92,20 +96,33 @@ func (c *canaries) found(f *finder, haystack []byte) map[string]bool {
 	return found
 }
 
+// unpacker reads compressed streams, one after the other: most of what looks like one is none.
+type unpacker struct {
+	gzip gzip.Reader
+	zlib io.ReadCloser
+	out  bytes.Buffer
+}
+
 // inflated is what a compressed stream begins with; nothing when there is none.
-func inflated(b []byte) []byte {
-	var r io.Reader
-	var err error
-	if b[0] == 0x1f {
-		r, err = gzip.NewReader(bytes.NewReader(b))
-	} else {
-		r, err = zlib.NewReader(bytes.NewReader(b))
+func (u *unpacker) inflated(b []byte) []byte {
+	var r io.Reader = &u.gzip
+	err := error(nil)
+	switch from := bytes.NewReader(b); {
+	case b[0] == 0x1f:
+		err = u.gzip.Reset(from)
+	case u.zlib == nil:
+		u.zlib, err = zlib.NewReader(from)
+		r = u.zlib
+	default:
+		err = u.zlib.(zlib.Resetter).Reset(from, nil)
+		r = u.zlib
 	}
 	if err != nil {
 		return nil
 	}
-	out, _ := io.ReadAll(io.LimitReader(r, 1<<20)) // as far as it goes
-	return out
+	u.out.Reset()
+	_, _ = io.Copy(&u.out, io.LimitReader(r, 1<<20)) // as far as it goes
+	return u.out.Bytes()
 }
 
 // TestNothingOfAPeersRowsStaysHere plants a canary in every field of every row of work, has home ask for them in every
@@ -171,8 +188,15 @@ func TestNothingOfAPeersRowsStaysHere(t *testing.T) {
 		}
 	}
 	searched := 0
+	seenFiles := map[[sha256.Size]byte]bool{}
 	everyFile(t, home.parts.dir, func(place string, b []byte) {
 		searched++
+		// Most files of a cluster are those of its template, once per database.
+		sum := sha256.Sum256(b)
+		if seenFiles[sum] {
+			return
+		}
+		seenFiles[sum] = true
 		for name := range canary.found(f, b) {
 			t.Errorf("%s is in %s", name, place)
 		}
@@ -180,6 +204,9 @@ func TestNothingOfAPeersRowsStaysHere(t *testing.T) {
 	// The same search finds each of them at work, where they belong.
 	at := map[string]bool{}
 	everyFile(t, work.dir, func(_ string, b []byte) {
+		if !slices.ContainsFunc(slices.Collect(maps.Values(canary.answers)), func(text string) bool { return bytes.Contains(b, []byte(text)) }) {
+			return
+		}
 		for name := range canary.found(f, b) {
 			at[name] = true
 		}
@@ -254,11 +281,11 @@ func everyFile(t *testing.T, root string, read func(place string, b []byte)) {
 	}
 }
 
-// askEverything uses every way of asking a peer, each twice, and gives all that was answered.
+// askEverything uses every way of asking a peer, over HTTP twice, and gives all that was answered.
 func (h *homeGateway) askEverything(c *canaries) []byte {
 	t := h.t
 	t.Helper()
-	for range 2 {
+	for again := range 2 {
 		for _, r := range scope.All() {
 			one := "/api/federation/peers/work/resources/" + string(r)
 			a := h.query(http.MethodGet, one, "")
@@ -275,12 +302,14 @@ func (h *homeGateway) askEverything(c *canaries) []byte {
 				h.query(http.MethodPost, "/api/federation/resources/"+string(r)+"/search?include_local=true", body)
 			}
 			h.query(http.MethodPost, one+"/search", `{"query":"`+c.answers[string(r)+"."+resource.Fields(r)[0].Name]+`"}`)
-			h.mosaic("federation", "query", "work", string(r), "--user", "ada@home.example", "--json")
+			if again == 0 {
+				h.mosaic("federation", "query", "work", string(r), "--user", "ada@home.example", "--json")
+			}
 		}
 		h.query(http.MethodGet, "/api/federation/peers/work/capabilities", "")
 		h.query(http.MethodGet, "/api/federation/peers/work/resources/tasks/00000000-0000-0000-0000-000000000000", "")
-		h.askAsAnAssistant()
 	}
+	h.askAsAnAssistant()
 	return h.seen.Bytes()
 }
 
