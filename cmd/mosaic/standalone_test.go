@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,7 +25,7 @@ func newStandalone(t *testing.T) *cluster {
 	if err := os.Chmod(dir, 0o711); err != nil { // the server's user walks through it
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, dir: dir}
+	c := &cluster{t: t, dir: dir, log: slog.New(slog.DiscardHandler)}
 	c.startPostgres()
 	t.Cleanup(c.stopPostgres)
 	c.env = []string{

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -313,11 +314,11 @@ func TestFollowingEndsWhenItCannotGoOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := start(t, false)
-			tries := 0
-			s.Logs = func(w http.ResponseWriter, _ *http.Request, _ string) { tries++; tt.answer(w) }
+			var asked atomic.Int32
+			s.Logs = func(w http.ResponseWriter, _ *http.Request, _ string) { asked.Add(1); tt.answer(w) }
 			p := client(t, s.URL)
 			f := follow(t, p, stack(t, p), "gateway")
-			if err := <-f.done; !errors.Is(err, tt.want) || tries != tt.tries {
+			if err, tries := <-f.done, int(asked.Load()); !errors.Is(err, tt.want) || tries != tt.tries {
 				t.Errorf("%v after %d tries", err, tries)
 			}
 			if tt.tries > 1 && len(f.notices) < tt.tries-1 {
