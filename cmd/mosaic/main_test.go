@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"runtime/debug"
@@ -27,6 +28,11 @@ func TestMain(m *testing.M) {
 	toxics.Register("swallow", new(swallow))
 	toxics.Register("lose", new(lose))
 	zerolog.SetGlobalLevel(zerolog.Disabled) // toxiproxy's
+	// These tests wait for processes far more than they work: two at a time, one for each processor, would take three
+	// times as long. Who asks for another number gets it.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"mosaic": onAnyClock})
 }
 

@@ -87,9 +87,7 @@ func TestARootOfAStockStepCAIsRolledOver(t *testing.T) {
 	b := newBalancer(t)
 	c.env = append(c.env, "MOSAIC_FEDERATION_URL="+b.url)
 	replicas := c.replicas(2)
-	for _, r := range replicas {
-		b.to = append(b.to, strings.TrimPrefix(r.FederationURL, "https://"))
-	}
+	b.pass(replicas)
 	w := newWheel(t, replicas[0], startGateway(t, filepath.Join(t.TempDir(), "home")), b.url, 3)
 	db := c.database(t)
 	w.sql = func(text string) string {
@@ -128,7 +126,7 @@ func TestARootOfAStockStepCAIsRolledOver(t *testing.T) {
 // balancer passes connections on to one replica after the other, as the proxy in front of them does.
 type balancer struct {
 	url string
-	to  []string // set before the first connection
+	l   net.Listener
 }
 
 func newBalancer(t *testing.T) *balancer {
@@ -138,14 +136,22 @@ func newBalancer(t *testing.T) *balancer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	b := &balancer{url: "https://" + l.Addr().String()}
+	return &balancer{url: "https://" + l.Addr().String(), l: l}
+}
+
+// pass begins to let connections through; those that came before have waited.
+func (b *balancer) pass(replicas []*gatewayProcess) {
+	var to []string
+	for _, r := range replicas {
+		to = append(to, strings.TrimPrefix(r.FederationURL, "https://"))
+	}
 	go func() {
 		for n := 0; ; n++ {
-			in, err := l.Accept()
+			in, err := b.l.Accept()
 			if err != nil {
 				return
 			}
-			out, err := net.Dial("tcp", b.to[n%len(b.to)])
+			out, err := net.Dial("tcp", to[n%len(to)])
 			if err != nil {
 				_ = in.Close()
 				continue
@@ -159,7 +165,6 @@ func newBalancer(t *testing.T) *balancer {
 			}
 		}
 	}()
-	return b
 }
 
 // wheel is a serving gateway with those who ask it all the time: users of another gateway, each with a credential of
