@@ -15,6 +15,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/ca"
 	"github.com/mosaicstack/gateway/internal/fedapi"
 	"github.com/mosaicstack/gateway/internal/querying"
+	"github.com/mosaicstack/gateway/internal/querying/peertest"
 )
 
 func pemOf(list ...*x509.Certificate) string { return ca.RootsPEM(list) }
@@ -227,5 +228,86 @@ func TestARenewalTellsOfANewRoot(t *testing.T) {
 	}
 	if err := q.ask(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestManyWrongRootsPushNoneOut names as many roots as can be kept, none of which the listener leads to: whoever took
+// them in place of the true one could never ask for the roots again.
+func TestManyWrongRootsPushNoneOut(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	q := newQuerier(t, g)
+	var wrong []*x509.Certificate
+	for range 8 {
+		wrong = append(wrong, peertest.NewCA(t).Root)
+	}
+	unharmed := func(when string) {
+		t.Helper()
+		credential, peer, _, _ := q.trusted()
+		if credential != pemOf(g.ca.root) || peer != pemOf(g.ca.root) {
+			t.Errorf("%s: the credential trusts %d roots, the peer is known with %d", when, strings.Count(credential, "BEGIN"), strings.Count(peer, "BEGIN"))
+		}
+		if err := q.ask(); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	q.saying(pemOf(wrong...))
+	q.learn()
+	unharmed("asked for the roots")
+	first := q.held()
+	q.between = renewed(func(doc map[string]any) { doc["ca_roots"] = pemOf(wrong...) })
+	q.due()
+	q.run()
+	unharmed("renewed")
+	if h := q.held(); h.serial != first.serial || h.attempts != 1 {
+		t.Errorf("renewed with roots that cannot be kept: %v", h)
+	}
+	// One fewer fits beside the true one, which stays until a connection has worked without it.
+	q.saying(pemOf(wrong[:7]...))
+	q.learn()
+	if credential, _, _, _ := q.trusted(); credential != pemOf(append([]*x509.Certificate{g.ca.root}, wrong[:7]...)...) {
+		t.Errorf("%d roots are trusted, want the true one and seven", strings.Count(credential, "BEGIN"))
+	}
+	q.between = nil
+	q.learn()
+	unharmed("the peer is sane again")
+}
+
+// renewed changes the answers of renewals.
+func renewed(change func(doc map[string]any)) func(querying.Answer, error) (querying.Answer, error) {
+	return func(a querying.Answer, err error) (querying.Answer, error) {
+		var doc map[string]any
+		if err == nil && json.Unmarshal(a.Body, &doc) == nil && doc["certificate"] != nil {
+			change(doc)
+			a.Body, err = json.Marshal(doc)
+		}
+		return a, err
+	}
+}
+
+// TestARenewalUnderAThirdRootIsNotUsed has a certificate that is good in everything, under a root that is neither
+// pinned nor named.
+func TestARenewalUnderAThirdRootIsNotUsed(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	third := mustCA(t, theirs)
+	q := newQuerier(t, g)
+	g.enroll.CA = third
+	first := q.held()
+	named := pemOf(g.ca.root)
+	q.between = renewed(func(doc map[string]any) { doc["ca_root"], doc["ca_roots"] = pemOf(third.root), named })
+	q.due()
+	q.run()
+	if h := q.held(); h.serial != first.serial || !strings.Contains(h.reason, "another CA than the one that is pinned") {
+		t.Errorf("%v", h)
+	}
+	if credential, _, _, _ := q.trusted(); credential != named {
+		t.Error("another root is trusted")
+	}
+	named = pemOf(third.root, g.ca.root) // what makes the difference
+	q.due()
+	q.run()
+	if h := q.held(); h.serial == first.serial {
+		t.Errorf("not renewed under a root that is named: %v", h)
 	}
 }

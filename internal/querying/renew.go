@@ -258,7 +258,10 @@ func (d Due) verify(body []byte, key crypto.PublicKey, now time.Time) (Certified
 	if err != nil {
 		return Certified{}, err
 	}
-	trusted := union(a.roots, pinned)
+	trusted, err := union(a.roots, pinned)
+	if err != nil {
+		return Certified{}, err
+	}
 	if !slices.ContainsFunc(trusted, a.root.Equal) {
 		return Certified{}, ErrCertificateMismatch.With("the peer renewed under another CA than the one that is pinned")
 	}

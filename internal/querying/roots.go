@@ -109,7 +109,9 @@ func (r *Renewer) compare(ctx context.Context, c Credential, k *KeptRoots) error
 	var refused error
 	if slices.ContainsFunc(held, func(h *x509.Certificate) bool { return !slices.ContainsFunc(said, h.Equal) }) {
 		if refused = r.probe(ctx, c, said); refused != nil {
-			next = union(said, held)
+			if next, err = union(held, said); err != nil {
+				return err
+			}
 		}
 	}
 	if refused == nil {
@@ -178,18 +180,22 @@ func readRoots(text string) ([]*x509.Certificate, error) {
 			return nil, ErrAnswerInvalid.With("ca_roots in the peer's answer holds a certificate that is not a CA's")
 		}
 	}
-	return union(roots, nil), nil
+	return union(roots, nil)
 }
 
-// union is every root of both, each once, and no more than can be kept: what the peer named counts first.
-func union(said, held []*x509.Certificate) []*x509.Certificate {
+// union is every root of both, each once. When they are more than can be kept, it is refused: dropping one would let a
+// peer that names many push out the only one that its listener leads to, and nobody could ask it for its roots again.
+func union(first, then []*x509.Certificate) ([]*x509.Certificate, error) {
 	var out []*x509.Certificate
-	for _, c := range slices.Concat(said, held) {
-		if len(out) < maxRoots && !slices.ContainsFunc(out, c.Equal) {
+	for _, c := range slices.Concat(first, then) {
+		if !slices.ContainsFunc(out, c.Equal) {
 			out = append(out, c)
 		}
 	}
-	return out
+	if len(out) > maxRoots {
+		return nil, ErrAnswerInvalid.With("the roots that the peer names and those it is believed by are %d together; at most %d can be kept", len(out), maxRoots)
+	}
+	return out, nil
 }
 
 func sameRoots(a, b []*x509.Certificate) bool {
