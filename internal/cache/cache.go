@@ -11,8 +11,9 @@
 // nothing from before the present hour. A value is bound to its name: who can write to the store cannot put one
 // answer in the place of another.
 //
-// A grant has a mark as soon as its peer has refused one of its questions. An answer is good as long as the mark is the
-// one under which the question was asked. To forget all answers of a grant is to write another mark.
+// A grant has a random mark from its first question on. An answer is good as long as the mark is the one under which the
+// question was asked. To forget all answers of a grant is to write another mark. A mark that is gone counts as another
+// one: whoever can only delete in the store forgets answers, and brings none back.
 package cache
 
 import (
@@ -41,6 +42,8 @@ const (
 	budget = 50 * time.Millisecond
 	// saltLife is how long one salt is used. What was sealed under it lives on for a TTL, unreadable.
 	saltLife = time.Hour
+	// markLife is how long one mark is used. What was kept under it is not found after that.
+	markLife = time.Hour
 	saltSize = 32
 	markSize = 16
 	// maxBody is the longest answer that is kept: longer ones are rare, and would take the room of many.
@@ -107,7 +110,8 @@ type entry struct {
 
 var errDamaged = errors.New("a value is not what was sealed")
 
-// Look implements querying.Cache. Salt, answer and mark are read in one round trip, and so at one time.
+// Look implements querying.Cache. Salt, answer and mark are read in one round trip, and so at one time. Where there is no
+// mark one is made, under which the answer to the question can be kept.
 func (c *Cache) Look(ctx context.Context, q querying.Question) (*querying.Kept, querying.Mark) {
 	name := c.answerName(q)
 	var read [][]byte
@@ -119,7 +123,7 @@ func (c *Cache) Look(ctx context.Context, q querying.Question) (*querying.Kept, 
 	}
 	salt, sealed, mark := read[0], read[1], querying.Mark(read[2])
 	if mark == nil {
-		mark = querying.Mark{}
+		return nil, c.mark(ctx, q)
 	}
 	if salt == nil || sealed == nil {
 		return nil, mark
@@ -131,10 +135,25 @@ func (c *Cache) Look(ctx context.Context, q querying.Question) (*querying.Kept, 
 	return &querying.Kept{Body: body, ETag: e.ETag, At: e.At, Life: e.Life}, mark
 }
 
-// Keep implements querying.Cache.
+// mark makes the mark of a grant that has none; nil when it cannot. Replicas that do so at once agree on one.
+func (c *Cache) mark(ctx context.Context, q querying.Question) (there querying.Mark) {
+	fresh := make([]byte, markSize)
+	if _, err := io.ReadFull(c.Random, fresh); err != nil {
+		return nil
+	}
+	c.ask(ctx, func(ctx context.Context) (err error) {
+		there, err = c.Store.Settle(ctx, c.markName(q), fresh, markLife)
+		return err
+	})
+	return there
+}
+
+// Keep implements querying.Cache. An answer that is not kept leaves nothing of an earlier one behind: the peer has said
+// something else since.
 func (c *Cache) Keep(ctx context.Context, q querying.Question, m querying.Mark, k querying.Kept) {
 	k.Life = min(k.Life, c.TTL)
 	if m == nil || k.Life <= 0 || len(k.Body) > maxBody {
+		c.Drop(ctx, q)
 		return
 	}
 	fresh := make([]byte, saltSize)
@@ -160,13 +179,13 @@ func (c *Cache) Drop(ctx context.Context, q querying.Question) {
 	c.ask(ctx, func(ctx context.Context) error { return c.Store.Remove(ctx, c.answerName(q)) })
 }
 
-// DropGrant implements querying.Cache. The mark outlives what was kept before it.
+// DropGrant implements querying.Cache.
 func (c *Cache) DropGrant(ctx context.Context, q querying.Question) {
 	mark := make([]byte, markSize)
 	if _, err := io.ReadFull(c.Random, mark); err != nil {
 		return
 	}
-	c.ask(ctx, func(ctx context.Context) error { return c.Store.Write(ctx, c.markName(q), mark, 2*MaxTTL) })
+	c.ask(ctx, func(ctx context.Context) error { return c.Store.Write(ctx, c.markName(q), mark, markLife) })
 }
 
 // ask asks the store, if it is there, for a moment at most, and tells whether it answered. A client that hangs up is no
