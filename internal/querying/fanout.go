@@ -148,21 +148,42 @@ func (s *Service) gather(ctx context.Context, feeds []*feed, limit int, binding 
 		if errors.Is(f.err, audit.ErrUnavailable) {
 			return Page{}, f.err // what was asked could not be recorded, so nothing of it is told
 		}
-		out.Sources = append(out.Sources, f.source())
 	}
-	if more(feeds) {
-		next := make(positions, 0, len(feeds))
-		for _, f := range feeds {
-			next = append(next, f.resume())
-		}
-		cursor, err := s.sealPositions(next, binding)
-		if err != nil {
-			return Page{}, err
-		}
-		out.Page.NextCursor = &cursor
+	var err error
+	if out.Page.NextCursor, err = s.next(feeds, binding); err != nil {
+		return Page{}, err
+	}
+	for _, f := range feeds {
+		out.Sources = append(out.Sources, f.source())
 	}
 	return out, nil
 }
+
+// next is the cursor of the next page, nil when there is none. It is never one that is too long to be read again: the
+// sources with the longest cursors fail until the rest fits.
+func (s *Service) next(feeds []*feed, binding string) (*string, error) {
+	for more(feeds) {
+		at := make(positions, 0, len(feeds))
+		longest := 0
+		for i, f := range feeds {
+			at = append(at, f.resume())
+			if len(at[i].Cursor) > len(at[longest].Cursor) {
+				longest = i
+			}
+		}
+		cursor, err := s.sealPositions(at, binding)
+		if err != nil || len(cursor) <= maxFanoutCursor {
+			return &cursor, err
+		}
+		if at[longest].Cursor == "" { // not with maxSources and the names that peers have
+			return nil, errors.New("a cursor is too long without any of the sources'")
+		}
+		feeds[longest].restart(errLongCursor)
+	}
+	return nil, nil
+}
+
+var errLongCursor = errors.New("the source's cursor is too long to be kept beside the others")
 
 // start is the position of a first page: every source at its beginning. Who asks all peers asks those they hold a
 // credential of, and one statement gives both.
@@ -182,10 +203,30 @@ func (s *Service) start(ctx context.Context, c Caller, from Sources) (at positio
 			held[credential.Peer.Name] = credential
 		}
 	}
-	for _, name := range names {
-		at = append(at, position{Source: name})
-	}
+	at, held = s.once(ctx, c, at, held, names)
 	return at, held, nil
+}
+
+// once adds a source for each name. A peer that is named by its id too is one source: the first name stands. An id that
+// finds nothing is left to the query, which says so and puts it on record.
+func (s *Service) once(ctx context.Context, c Caller, at positions, held map[string]Credential, names []string) (positions, map[string]Credential) {
+	if held == nil {
+		held = map[string]Credential{}
+	}
+	taken := make(map[string]bool, len(names))
+	for _, name := range names {
+		peer := name
+		if _, err := uuid.Parse(name); err == nil && len(names) > 1 {
+			if credential, err := s.Finder.Find(ctx, name, c.UserID); err == nil {
+				peer, held[name] = credential.Peer.Name, credential
+			}
+		}
+		if !taken[peer] {
+			taken[peer] = true
+			at = append(at, position{Source: name})
+		}
+	}
+	return at, held
 }
 
 // more tells whether a next page could hold rows. A source that failed alone does not make one: who follows cursors

@@ -93,18 +93,28 @@ type feed struct {
 	buffer   []keyedRow
 	cursor   string // of the page to fetch next
 	done     bool   // the source has no page after what was fetched
-	late     bool   // it has, and there is no time left to fetch it
+	late     bool   // it has, and there is no time left to fetch it, or there were enough pages for one answer
 	begun    bool
-	last     sortKey // of the newest fetched row, so far the lowest: a source must give its rows in order
+	last     sortKey // of the newest fetched row, so far the lowest
+	seen     sortKey // the same of all rows, also of those that an earlier answer took: a source must give its rows in order
 	took     int
 	err      error
 	deadline time.Time
 	pages    int
+	empty    int // pages without a row, in a row
 }
+
+// The bounds of what one answer asks a source for. Twenty full pages are the longest answer, and the first and the
+// last of them may have been begun by the answers beside it.
+const (
+	maxPages = 22
+	maxEmpty = 2 // pages in a row without a row, before the source is found to say nothing
+)
 
 var (
 	errDisorder = errors.New("the rows are not in the order of updated_at and id")
 	errNoPlace  = errors.New("a row has no id or no updated_at")
+	errPages    = errors.New("the source has given enough pages for one answer")
 )
 
 // fill fetches pages until the buffer holds something, or the source is at its end or fails. All pages of one
@@ -115,7 +125,7 @@ func (f *feed) fill(ctx context.Context) {
 		f.begun, f.cursor, f.last, f.done, f.deadline = true, f.Cursor, f.After, f.Done, f.now().Add(f.timeout)
 	}
 	for len(f.buffer) == 0 && !f.done && f.err == nil && !f.late {
-		if err := f.page(ctx); f.took > 0 && errors.Is(err, ErrTimeout) {
+		if err := f.page(ctx); f.took > 0 && (errors.Is(err, ErrTimeout) || errors.Is(err, errPages)) {
 			f.late = true
 		} else {
 			f.err = err
@@ -128,9 +138,10 @@ func (f *feed) page(ctx context.Context) error {
 	if left <= 0 {
 		return ErrTimeout.With("%s did not answer in time", f.Source)
 	}
-	// Every page brings a row that is new: one that only repeats ends it.
-	if f.pages++; f.pages > f.rows+2 {
-		return invalid(f.Source, errors.New("the pages do not end"))
+	// Each page is a request and an audit row, so a source does not choose how many there are. One that has given
+	// nothing by now fails, because an answer that is empty and goes on would never end.
+	if f.pages++; f.pages > maxPages {
+		return invalid(f.Source, errPages)
 	}
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
@@ -145,23 +156,29 @@ func (f *feed) page(ctx context.Context) error {
 	if got.old != nil && (f.old == nil || *got.old.Age > *f.old.Age) {
 		f.old = got.old
 	}
-	before, kept := f.last, len(f.buffer)
+	if f.empty++; len(got.rows) > 0 {
+		f.empty = 0
+	}
+	if got.next != nil && f.empty > maxEmpty {
+		return invalid(f.Source, errors.New("the pages are empty and go on"))
+	}
+	kept := len(f.buffer)
 	for _, row := range got.rows {
 		key, err := keyOf(row)
 		if err != nil {
 			return invalid(f.Source, err)
 		}
-		if !f.After.at.IsZero() && !f.After.before(key) {
-			continue // taken by an earlier answer, which ended in the middle of this page
-		}
-		if !before.at.IsZero() && !before.before(key) {
+		if !f.seen.at.IsZero() && !f.seen.before(key) {
 			f.buffer = f.buffer[:kept]
 			return invalid(f.Source, errDisorder)
 		}
-		before = key
+		f.seen = key
+		if !f.After.at.IsZero() && !f.After.before(key) {
+			continue // taken by an earlier answer, which ended in the middle of this page
+		}
+		f.last = key
 		f.buffer = append(f.buffer, keyedRow{sortKey: key, row: row, page: f.cursor})
 	}
-	f.last = before
 	if got.next == nil {
 		f.done = true
 		return nil
@@ -202,6 +219,15 @@ func (f *feed) resume() position {
 		at.Cursor = f.cursor
 	}
 	return at
+}
+
+// restart fails a source whose cursor cannot be kept. The next answer begins at its first page, and takes what comes
+// after the last row that was taken: nothing comes twice, and nothing is lost.
+func (f *feed) restart(why error) {
+	f.buffer, f.done, f.cursor, f.Cursor, f.Done = nil, false, "", "", false
+	if f.err == nil {
+		f.err = invalid(f.Source, why)
+	}
 }
 
 func (f *feed) source() Source {
@@ -249,7 +275,11 @@ func keyOf(row json.RawMessage) (sortKey, error) {
 	if k.at.IsZero() || k.id == uuid.Nil {
 		return sortKey{}, errNoPlace
 	}
-	k.at = k.at.UTC()
+	// A time in a year that RFC 3339 cannot write would come back out of no cursor, also when it is only in UTC that
+	// the year is one.
+	if k.at = k.at.UTC(); k.at.Year() < 1 || k.at.Year() > 9999 {
+		return sortKey{}, errNoPlace
+	}
 	return k, nil
 }
 

@@ -1,6 +1,7 @@
 package querying
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -45,11 +46,13 @@ func (s *Service) sealPositions(at positions, binding string) (string, error) {
 		}
 		wire = append(wire, w)
 	}
-	plain, err := json.Marshal(wire)
-	if err != nil {
+	var plain bytes.Buffer
+	enc := json.NewEncoder(&plain)
+	enc.SetEscapeHTML(false) // nobody shows this as HTML, and a peer's cursor of "<" would take six times its length
+	if err := enc.Encode(wire); err != nil {
 		return "", err
 	}
-	sealed, err := s.Cursors.Encrypt(plain, []byte(binding))
+	sealed, err := s.Cursors.Encrypt(plain.Bytes(), []byte(binding))
 	if err != nil {
 		return "", fmt.Errorf("seal cursor: %w", err)
 	}
