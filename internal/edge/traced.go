@@ -21,9 +21,7 @@ func Traced(t *span.Tracer, listener string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		if t == nil {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if p := oneOf(r.Header.Values(headerTraceparent)); span.ValidParent(p) {
-					metaOf(r.Context()).traceparent = p
-				}
+				metaOf(r.Context()).traceparent = span.PassOn(oneOf(r.Header.Values(headerTraceparent)))
 				next.ServeHTTP(w, r)
 			})
 		}

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,8 @@ func TestAClientsTraceGoesOnWithoutATracer(t *testing.T) {
 		want string
 	}{
 		{[]string{good}, good},
+		{[]string{"01" + good[2:53] + "ff-" + strings.Repeat("0", 15<<10)}, good},
+		{[]string{good[:53] + "fe"}, good[:53] + "00"},
 		{[]string{good, good}, ""},
 		{[]string{good + "\r\nX-Forged: 1"}, ""},
 		{[]string{"their text"}, ""},

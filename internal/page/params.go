@@ -56,11 +56,17 @@ func Cap(limit, ceiling int) (n int, capped bool) {
 	return limit, false
 }
 
+// maxSince is the length of an updated_since in bytes. With nanoseconds and an offset it is 35.
+const maxSince = 64
+
 // ParseSince reads the updated_since parameter, an RFC 3339 section 5.6 date-time, into UTC. Empty means the zero
 // time: no bound.
 func ParseSince(s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
+	}
+	if len(s) > maxSince { // fractions of a second have no end in RFC 3339, and this goes on to peers
+		return time.Time{}, ErrUpdatedSinceInvalid
 	}
 	s = strings.ToUpper(s) // "t" and "z" may be in lower case: RFC 3339, section 5.6
 	t, err := time.Parse(time.RFC3339, s)
@@ -69,8 +75,9 @@ func ParseSince(s string) (time.Time, error) {
 		strings.HasSuffix(s[:len(s)-len(":00")], "+24") || strings.HasSuffix(s[:len(s)-len(":00")], "-24") {
 		return time.Time{}, ErrUpdatedSinceInvalid
 	}
-	if t = t.UTC(); t.Year() < 1 {
-		return time.Time{}, ErrUpdatedSinceInvalid // PostgreSQL's calendar has no year 0
+	// PostgreSQL's calendar has no year 0, and RFC 3339 none after 9999: such a time could not be written again.
+	if t = t.UTC(); t.Year() < 1 || t.Year() > 9999 {
+		return time.Time{}, ErrUpdatedSinceInvalid
 	}
 	return t, nil
 }

@@ -181,10 +181,12 @@ func (r *run) keeping(ctx context.Context, q Question, m Mark, a Answer, asked t
 	}}}
 }
 
-// away tells whether a peer that said nothing could not be asked: the network, its silence, or a breaker that is open.
-// One that answers is there, whatever it says: a 5xx may be a moment's trouble after the grant was revoked. And a
-// stranger in its place is not its absence.
-func away(err error) bool { return errors.Is(err, ErrUnreachable) || errors.Is(err, ErrTimeout) }
+// away tells whether a peer that said nothing could not be asked: the network, its silence, or a breaker that is open
+// since one of them. One that answers is there, whatever it says: a 5xx may be a moment's trouble after the grant was
+// revoked. A stranger in its place is not its absence, nor is a question that this side did not send.
+func away(err error) bool {
+	return (errors.Is(err, ErrUnreachable) || errors.Is(err, ErrTimeout)) && !errors.Is(err, ErrAnswered)
+}
 
 // shown marks the source of an answer that is stale.
 func (r *run) shown(sources []Source) {

@@ -346,3 +346,15 @@ func TestWhatIsTooOldIsNotShownThoughItIsThere(t *testing.T) {
 		}
 	}
 }
+
+func TestAPeerThatIsLeftAloneForItsAnswersIsNotAway(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	m.wantShown("remote-secret", querying.StatusOK)
+	m.road.close(querying.ErrUnreachable.Because(querying.ErrAnswered))
+	m.wantNothing(querying.ErrUnreachable)
+	m.road.close(querying.ErrQuestionTooLong)
+	m.wantNothing(querying.ErrQuestionTooLong)
+	m.road.close(querying.ErrUnreachable)
+	m.wantShown("remote-secret", querying.StatusStale)
+}

@@ -1,6 +1,7 @@
 package querying
 
 import (
+	"errors"
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/fault"
@@ -80,6 +81,10 @@ var (
 	}
 )
 
+// ErrAnswered is behind an ErrUnreachable of a peer that is not asked, because it answered that it cannot answer. It is
+// there, so nobody stands in for it.
+var ErrAnswered = errors.New("the peer is there")
+
 // What becomes of a query at the peer.
 var (
 	ErrNotFound = &fault.Fault{
@@ -108,6 +113,12 @@ var (
 		Detail:     "the peer did not answer in time",
 		Hint:       "try again, or ask for fewer rows",
 		RetryAfter: 5 * time.Second,
+	}
+	// ErrQuestionTooLong is a question that was not sent. It says nothing of the peer.
+	ErrQuestionTooLong = &fault.Fault{
+		Kind: fault.Invalid, Code: "question_too_long",
+		Detail: "the question is too long to be sent to the peer",
+		Hint:   "leave out what is not needed, such as a cursor that is no cursor of this peer",
 	}
 	ErrAnswerInvalid = &fault.Fault{
 		Kind: fault.BadGateway, Code: "peer_answer_invalid",

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -116,7 +117,7 @@ func New(c Config) *Service {
 	return &Service{Config: c, flights: &flights{}}
 }
 
-// ListParams are the parameters of a list as they came; the peer reads them too.
+// ListParams are the parameters of a list as they came; the peer reads what they say.
 type ListParams struct {
 	Limit        string
 	Cursor       string
@@ -280,20 +281,27 @@ func (c Credential) target(keys Keys) Target {
 }
 
 func (r *run) list(p ListParams) (Call, error) {
-	if _, err := page.ParseLimit(p.Limit, page.DefaultLimit, page.MaxLimit); err != nil {
+	limit, err := page.ParseLimit(p.Limit, page.DefaultLimit, page.MaxLimit)
+	if err != nil {
 		return Call{}, err
 	}
-	if _, err := page.ParseSince(p.UpdatedSince); err != nil {
+	since, err := page.ParseSince(p.UpdatedSince)
+	if err != nil {
 		return Call{}, err
 	}
 	if p.Cursor != "" && !cursorShaped(p.Cursor) {
 		return Call{}, page.ErrCursorInvalid
 	}
+	// Both are written anew: what the user wrote may be longer than what it says.
 	query := url.Values{}
-	for name, value := range map[string]string{"limit": p.Limit, "cursor": p.Cursor, "updated_since": p.UpdatedSince} {
-		if value != "" {
-			query.Set(name, value)
-		}
+	if p.Limit != "" {
+		query.Set("limit", strconv.Itoa(limit))
+	}
+	if p.Cursor != "" {
+		query.Set("cursor", p.Cursor)
+	}
+	if p.UpdatedSince != "" {
+		query.Set("updated_since", since.Format(time.RFC3339Nano))
 	}
 	return Call{Method: http.MethodGet, Path: apiPath + r.resource, Query: query, Repeatable: true}, nil
 }

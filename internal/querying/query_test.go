@@ -57,7 +57,7 @@ func TestListAsksThePeerAndMarksItsRows(t *testing.T) {
 	})
 	caller := w.caller()
 	caller.Traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	params := querying.ListParams{Limit: "7", Cursor: "a/b+c=", UpdatedSince: "2026-01-01T00:00:00+01:00"}
+	params := querying.ListParams{Limit: strings.Repeat("0", 15<<10) + "7", Cursor: "a/b+c=", UpdatedSince: "2026-01-01t00:00:00.500000000000+01:00"}
 	out, err := w.service.List(t.Context(), caller, added.Peer.ID.String(), "tasks", params)
 	noError(t, err)
 	body, err := json.Marshal(out)
@@ -70,7 +70,7 @@ func TestListAsksThePeerAndMarksItsRows(t *testing.T) {
 	r := <-got
 	q := r.URL.Query()
 	if r.Method != http.MethodGet || r.URL.Path != "/federation/v1/resources/tasks" || len(q) != 3 || q.Get("limit") != "7" ||
-		q.Get("cursor") != params.Cursor || q.Get("updated_since") != params.UpdatedSince ||
+		q.Get("cursor") != params.Cursor || q.Get("updated_since") != "2025-12-31T23:00:00.5Z" ||
 		r.Header.Get("X-Request-Id") != "req-1" || r.Header.Get("Traceparent") != caller.Traceparent {
 		t.Errorf("%s %s %v", r.Method, r.URL, r.Header)
 	}

@@ -3,6 +3,7 @@ package querying
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/page"
@@ -103,6 +104,16 @@ func knownRefusal(code string) bool {
 		return true
 	}
 	return false
+}
+
+// OfThisQuestion tells whether a peer that cannot answer means this kind of question and no other: there are too many
+// searches, or it has nothing to compare meanings with. A code that is not known means all of it.
+func (a Answer) OfThisQuestion() bool {
+	if a.Status != http.StatusServiceUnavailable {
+		return false
+	}
+	code := readProblem(a).Code
+	return code == "search_busy" || code == "embeddings_unavailable"
 }
 
 // queryRefusal turns a peer's answer that is not 200 into a fault of ours. The peer's code is shown when it is one of

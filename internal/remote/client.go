@@ -23,6 +23,7 @@ import (
 // The bounds of a connection pool. An answer is cut at 8 MiB by the peer; the rest is for what surrounds it.
 const (
 	maxAnswerBytes = 9 << 20
+	maxRequestHead = 12 << 10 // a gateway reads 16 KiB; beyond, a connection fails as if nobody were there
 	idleConns      = 4
 	idleFor        = 90 * time.Second
 	pingAfter      = 15 * time.Second // of silence on a connection with a request on it
@@ -118,11 +119,27 @@ func (c *Client) try(ctx context.Context, t querying.Target, call querying.Call,
 	setNonEmpty(req.Header, "X-Request-Id", call.RequestID)
 	setNonEmpty(req.Header, "Traceparent", call.Traceparent)
 	setNonEmpty(req.Header, "If-None-Match", call.IfNoneMatch)
+	if headSize(req) > maxRequestHead {
+		return querying.Answer{}, querying.ErrQuestionTooLong
+	}
 	answer, err := exchange(transport, req, maxAnswerBytes)
 	if errors.Is(err, querying.ErrTimeout) {
 		c.distrust(t.CredentialID, transport)
 	}
 	return answer, err
+}
+
+// headSize is how long a request is without its body, counted as HTTP/2 does (RFC 9113, section 6.5.2): 32 bytes more for
+// each field.
+func headSize(req *http.Request) int {
+	const perField = 32
+	n := len(req.URL.String()) + 4*perField
+	for name, values := range req.Header {
+		for _, v := range values {
+			n += len(name) + len(v) + perField
+		}
+	}
+	return n
 }
 
 // distrust lets the next request dial anew. A connection on which an answer did not come in time may be half of one:

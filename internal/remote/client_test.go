@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -254,6 +255,37 @@ func TestACredentialThatDoesNotFitIsNotUsed(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// What is too long for a peer to read is not sent, and a peer that names a lower limit is there.
+func TestAQuestionThatIsTooLongIsNotAnAbsence(t *testing.T) {
+	t.Parallel()
+	ca := peertest.NewCA(t)
+	s := ca.Listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, `{}`) }))
+	to, p := target(t, ca, s), remote.NewPatient(client(t), time.Now)
+	long := func(n int) querying.Call {
+		return querying.Call{Method: http.MethodGet, Path: "/x", Query: url.Values{"cursor": {strings.Repeat("c", n)}}, Repeatable: true}
+	}
+	for range 10 {
+		if _, err := p.Do(t.Context(), to, long(18000)); !errors.Is(err, querying.ErrQuestionTooLong) || errors.Is(err, querying.ErrUnreachable) {
+			t.Fatalf("%v", err)
+		}
+	}
+	if a, err := p.Do(t.Context(), to, long(11<<10)); err != nil || a.Status != 200 || len(p.Away()) != 0 {
+		t.Errorf("afterwards: %+v %v, away %v", a, err, p.Away())
+	}
+	small := httptest.NewUnstartedServer(s.Config.Handler)
+	small.EnableHTTP2, small.TLS, small.Config.MaxHeaderBytes = true, ca.TLS(t), 1<<10
+	small.StartTLS()
+	t.Cleanup(small.Close)
+	to = target(t, ca, small)
+	c := client(t)
+	if _, err := get(t, c, to); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Do(t.Context(), to, long(8<<10)); !errors.Is(err, querying.ErrAnswerInvalid) {
+		t.Errorf("over the peer's own limit: %v", err)
 	}
 }
 

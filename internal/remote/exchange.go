@@ -25,6 +25,9 @@ const (
 	refusalLimit   = time.Second // to find out why a connection broke
 	userAgent      = "mosaic-gateway"
 
+	// tooLongForPeer is what net/http says of a request over the limit that the server named. It exports no such error.
+	tooLongForPeer = "request header list larger than peer's advertised limit"
+
 	typeJSON    = "application/json"
 	typeProblem = "application/problem+json"
 )
@@ -177,6 +180,8 @@ func classify(ctx context.Context, host string, err error) error {
 		return querying.ErrTimeout.With("%s did not answer in time", host).Because(quiet{err})
 	case errors.As(err, &cert):
 		return querying.ErrUntrusted.With("the server at %s did not prove to be the peer", host).Because(quiet{err})
+	case strings.Contains(err.Error(), tooLongForPeer):
+		return querying.ErrAnswerInvalid.With("%s reads no request of this length", host).Because(quiet{err})
 	case isAlert(err):
 		return querying.ErrDenied.With("%s refused the connection in the TLS handshake", host).Because(quiet{err})
 	}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,7 +27,8 @@ const (
 // Patient asks peers through a Client, and spares those that cannot answer. A peer that failed several times in a row
 // is not asked again until a probe gets through; so a question to many sources does not wait for it. A call that may
 // be repeated is, when the connection failed, with jitter. And a peer that says when to come again is taken at its
-// word: until then its last answer is given in its place.
+// word: until then its last answer is given in its place. What it cannot answer of one kind of question only, as searches,
+// says nothing of the others.
 //
 // It implements querying.Client, and is safe for concurrent use. Make one with NewPatient.
 type Patient struct {
@@ -37,9 +39,15 @@ type Patient struct {
 	Retried func(peer string)
 
 	mu       sync.Mutex
-	breakers map[string]*gobreaker.CircuitBreaker[querying.Answer] // by the peer's address
-	asked    map[uuid.UUID]asked                                   // by credential, until it is forgotten
-	holds    map[uuid.UUID]hold                                    // by credential: limits are of a grant
+	breakers map[string]*breaker // by the peer's address
+	asked    map[uuid.UUID]asked // by credential, until it is forgotten
+	holds    map[uuid.UUID]hold  // by credential: limits are of a grant
+}
+
+// breaker knows of its last failure whether it was an answer. A peer that answered is there, whatever it said.
+type breaker struct {
+	*gobreaker.CircuitBreaker[querying.Answer]
+	answered atomic.Bool
 }
 
 // hold is what a peer answered when it asked to wait.
@@ -52,7 +60,7 @@ type hold struct {
 func NewPatient(inner querying.Client, now func() time.Time) *Patient {
 	return &Patient{
 		inner: inner, now: now,
-		breakers: map[string]*gobreaker.CircuitBreaker[querying.Answer]{}, asked: map[uuid.UUID]asked{}, holds: map[uuid.UUID]hold{},
+		breakers: map[string]*breaker{}, asked: map[uuid.UUID]asked{}, holds: map[uuid.UUID]hold{},
 	}
 }
 
@@ -77,8 +85,11 @@ func (p *Patient) Do(ctx context.Context, t querying.Target, call querying.Call)
 				p.Retried(t.Peer)
 			}
 			a, err := p.inner.Do(ctx, t, call)
-			if err == nil && a.Status >= http.StatusInternalServerError {
+			if err == nil && a.Status >= http.StatusInternalServerError && !a.OfThisQuestion() {
 				err = failure{a}
+			}
+			if !answers(err) {
+				breaker.answered.Store(errors.As(err, &failure{}))
 			}
 			return a, err
 		})
@@ -88,7 +99,7 @@ func (p *Patient) Do(ctx context.Context, t querying.Target, call querying.Call)
 			p.note(t.CredentialID, failed.answer)
 			return failed.answer, nil
 		case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
-			return answer, querying.ErrUnreachable.With("the peer has not answered for a while and is left alone for a moment").After(probeAfter)
+			return answer, breaker.leftAlone()
 		case err == nil:
 			p.note(t.CredentialID, answer)
 			return answer, nil
@@ -162,19 +173,29 @@ func (p *Patient) Circuits() map[string]int {
 	return out
 }
 
-func (p *Patient) breaker(t querying.Target) *gobreaker.CircuitBreaker[querying.Answer] {
+// leftAlone is why a peer is not asked. One that answered until then is not away: what it said may have been the
+// trouble of a moment, after which it refuses.
+func (b *breaker) leftAlone() error {
+	if b.answered.Load() {
+		return querying.ErrUnreachable.With("the peer answered several times that it cannot answer, and is left alone for a moment").
+			After(probeAfter).Because(querying.ErrAnswered)
+	}
+	return querying.ErrUnreachable.With("the peer has not answered for a while and is left alone for a moment").After(probeAfter)
+}
+
+func (p *Patient) breaker(t querying.Target) *breaker {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	address := t.URL
 	p.asked[t.CredentialID] = asked{t.Peer, address}
 	b, ok := p.breakers[address]
 	if !ok {
-		b = gobreaker.NewCircuitBreaker[querying.Answer](gobreaker.Settings{
+		b = &breaker{CircuitBreaker: gobreaker.NewCircuitBreaker[querying.Answer](gobreaker.Settings{
 			Name: address, MaxRequests: 1, Timeout: probeAfter, Interval: 10 * time.Minute,
 			ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= tripAfter },
 			IsSuccessful: answers,
-			IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) },
-		})
+			IsExcluded:   saysNothing,
+		})}
 		p.breakers[address] = b
 	}
 	return b
@@ -184,6 +205,11 @@ func (p *Patient) breaker(t querying.Target) *gobreaker.CircuitBreaker[querying.
 func answers(err error) bool {
 	var failed failure
 	return !errors.Is(err, querying.ErrUnreachable) && !errors.Is(err, querying.ErrTimeout) && !errors.As(err, &failed)
+}
+
+// saysNothing tells whether a call ended on this side, so that nothing is known of the peer.
+func saysNothing(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, querying.ErrQuestionTooLong)
 }
 
 func (p *Patient) held(id uuid.UUID) (querying.Answer, bool) {
@@ -202,8 +228,9 @@ func (p *Patient) held(id uuid.UUID) (querying.Answer, bool) {
 	return h.answer, true
 }
 
+// note holds back all that a credential may ask, for all who share it: so only when the peer speaks of all of it.
 func (p *Patient) note(id uuid.UUID, a querying.Answer) {
-	if a.RetryAfter <= 0 || a.Status != http.StatusTooManyRequests && a.Status != http.StatusServiceUnavailable {
+	if a.RetryAfter <= 0 || a.OfThisQuestion() || a.Status != http.StatusTooManyRequests && a.Status != http.StatusServiceUnavailable {
 		return
 	}
 	p.mu.Lock()

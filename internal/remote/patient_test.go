@@ -180,3 +180,60 @@ func TestAPeerThatAsksToWaitIsNotAskedUntilThen(t *testing.T) {
 		}
 	})
 }
+
+// What a peer cannot answer of one kind of question holds nobody back who asks another.
+func TestTroubleOfSearchesIsNotThePeers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for code, whole := range map[string]bool{
+			"embeddings_unavailable": false, "search_busy": false,
+			"database_unavailable": true, "audit_unavailable": true, "database_busy": true, "something_new": true,
+		} {
+			peer := &moody{}
+			p := remote.NewPatient(peer, time.Now)
+			busy := querying.Answer{Status: 503, Problem: true, RetryAfter: 5 * time.Second, Body: []byte(`{"code":"` + code + `"}`)}
+			peer.is(busy, nil)
+			if a, err := p.Do(t.Context(), atWork, again); err != nil || a.Status != 503 {
+				t.Errorf("%s: %+v %v", code, a, err)
+			}
+			peer.is(fine, nil)
+			if a, err := p.Do(t.Context(), atWork, again); err != nil || (a.Status == 503) != whole {
+				t.Errorf("%s with Retry-After, then another question: %+v %v", code, a, err)
+			}
+			time.Sleep(6 * time.Second)
+			busy.RetryAfter = 0
+			peer.is(busy, nil)
+			for range 10 {
+				_, _ = p.Do(t.Context(), atWork, again)
+			}
+			if open := len(p.Away()) != 0; open != whole {
+				t.Errorf("%s ten times: left alone %v", code, open)
+			}
+		}
+	})
+}
+
+// Whether a peer that is left alone was silent or answered is told apart by its last failure.
+func TestAPeerThatIsLeftAloneMayHaveAnswered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		peer := &moody{}
+		p := remote.NewPatient(peer, time.Now)
+		alone := func(when string, answered bool) {
+			t.Helper()
+			for range 10 {
+				_, _ = p.Do(t.Context(), atWork, once)
+			}
+			if _, err := p.Do(t.Context(), atWork, once); !errors.Is(err, querying.ErrUnreachable) || errors.Is(err, querying.ErrAnswered) != answered {
+				t.Errorf("%s: %v", when, err)
+			}
+			time.Sleep(15 * time.Second)
+		}
+		peer.is(overloaded, nil)
+		alone("it answered", true)
+		peer.is(querying.Answer{}, querying.ErrTimeout)
+		alone("then it was silent", false)
+		peer.is(overloaded, nil)
+		alone("and answered again", true)
+	})
+}

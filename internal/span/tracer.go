@@ -2,6 +2,7 @@ package span
 
 import (
 	"context"
+	"strings"
 
 	"go.opentelemetry.io/otel/trace"
 )
@@ -59,10 +60,18 @@ func Traceparent(ctx context.Context) string {
 	return "00-" + c.TraceID().String() + "-" + c.SpanID().String() + "-" + (c.TraceFlags() & trace.FlagsSampled).String()
 }
 
-// ValidParent tells whether a header is a traceparent that may be passed on.
-func ValidParent(header string) bool {
-	_, ok := parse(header)
-	return ok
+// PassOn is a traceparent as it may be sent to somebody else, and empty when the header is none. It is written anew: a
+// later version may have a tail of any length, which is for nobody here to carry. Of its flags only sampled is known.
+func PassOn(header string) string {
+	c, ok := parse(header)
+	if !ok {
+		return ""
+	}
+	sampled := trace.TraceFlags(0)
+	if strings.ContainsRune("13579bdf", rune(header[parentLen-1])) {
+		sampled = trace.FlagsSampled
+	}
+	return Traceparent(trace.ContextWithSpanContext(context.Background(), c.WithTraceFlags(sampled)))
 }
 
 // The form of version 00: version, trace id, parent id, flags. A later version may go on after another dash.
