@@ -54,11 +54,19 @@ func TestAnAssistantAsksHomeAndWork(t *testing.T) {
 				t.Fatalf("%v %v", err, tools)
 			}
 			var sources struct {
-				Sources []struct{ Name, Status string }
+				Notice  string
+				Sources []struct {
+					Name, Status string
+					Untrusted    bool
+					Capabilities struct{ Resources []struct{ Name string } }
+				}
 			}
 			call(t, s, "list_sources", nil, &sources)
 			if len(sources.Sources) != 2 || sources.Sources[0].Name != "local" || sources.Sources[1].Name != "work" || sources.Sources[1].Status != "ok" {
 				t.Errorf("sources %+v", sources)
+			}
+			if s := sources.Sources; s[0].Untrusted || !s[1].Untrusted || sources.Notice == "" || len(s[1].Capabilities.Resources) != 1 || s[1].Capabilities.Resources[0].Name != "tasks" {
+				t.Errorf("what the peer says of itself: %+v", sources)
 			}
 			var rows struct {
 				Notice string

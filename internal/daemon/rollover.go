@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/mosaicstack/gateway/internal/audit"
@@ -111,11 +112,18 @@ func (r *rollover) Finish(ctx context.Context, force bool, act audit.Act) error 
 	for _, root := range roots[1:] {
 		fingerprint := identity.FingerprintHex(root.Raw)
 		if n := live[identity.Fingerprint(root.Raw)] + live[[32]byte{}]; n > 0 && !force {
-			return errRootInUse.With("%d certificates are in use that only the root %.16s… vouches for", n, fingerprint)
+			return errRootInUse.With("%s in use that only the root %.16s… vouches for", counted(n), fingerprint)
 		}
 		e.Detail = "root " + fingerprint
 	}
 	return r.act(ctx, e, r.roller.Finish)
+}
+
+func counted(n int64) string {
+	if n == 1 {
+		return "1 certificate is"
+	}
+	return fmt.Sprintf("%d certificates are", n)
 }
 
 // rootOf is the root that a chain leads to, the first of several.
