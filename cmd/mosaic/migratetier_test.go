@@ -108,13 +108,22 @@ func TestALocalTierMovesToAFederatedOne(t *testing.T) {
 	if again, err := c.migrateTier(dir, "--apply"); err != nil || !again.Copied || again.Finished {
 		t.Fatalf("%+v, %v", again, err)
 	}
-	c.launch("early").refusesToStart("tier_migration_unfinished")
+	early := c.launch("early")
+	early.logged("tier_migration_unfinished")
+	if err := early.stop(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
 
 	address := freeAddress(t)
 	caDir := filepath.Join(t.TempDir(), "step-ca")
 	done, err := c.migrateTier(dir, "--finish", "--ca-out", caDir, "--ca-address", address, "--ca-name", "127.0.0.1")
 	if err != nil || !done.Finished || done.CA != caDir {
 		t.Fatalf("%+v, %v", done, err)
+	}
+	elsewhere := newStandalone(t)
+	elsewhere.migrate()
+	if _, err := elsewhere.migrateTier(dir, "--apply"); err == nil || !strings.Contains(err.Error(), "dir_moved") {
+		t.Errorf("moved once more: %v", err)
 	}
 	if _, err := launch(dir); err == nil || !strings.Contains(err.Error(), "dir_moved") {
 		t.Errorf("the old gateway: %v", err)

@@ -16,16 +16,20 @@ import (
 // tool runs one of PostgreSQL's programs against the cluster's server.
 func (c *cluster) tool(program string, args ...string) string {
 	c.t.Helper()
-	version, err := os.ReadFile(filepath.Join(c.dir, "pg", "PG_VERSION"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join("/usr/lib/postgresql", strings.TrimSpace(string(version)), "bin", program), args...)
-	out, err := cmd.CombinedOutput()
+	out, err := exec.Command(c.bin(program), args...).CombinedOutput()
 	if err != nil {
 		c.t.Fatalf("%s: %v\n%s", program, err, out)
 	}
 	return string(out)
+}
+
+func (c *cluster) bin(program string) string {
+	c.t.Helper()
+	version, err := os.ReadFile(filepath.Join(c.dir, "pg", "PG_VERSION"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return filepath.Join("/usr/lib/postgresql", strings.TrimSpace(string(version)), "bin", program)
 }
 
 // restored dumps the database while it serves, lets more happen, and restores the dump into a database of its own,
@@ -106,7 +110,8 @@ func TestARestoredDumpServesWhenItIsAccepted(t *testing.T) {
 		}
 	})
 
-	c.launch("refused").refusesToStart("restore_unconfirmed")
+	waits := c.launch("after")
+	waits.logged("restore_unconfirmed")
 	var done struct {
 		Tokens       int64    `json:"enrollment_tokens_voided"`
 		APITokens    int64    `json:"api_tokens_revoked"`
@@ -129,7 +134,7 @@ func TestARestoredDumpServesWhenItIsAccepted(t *testing.T) {
 		t.Errorf("accepted twice: %v %s", err, out)
 	}
 
-	after := c.launch("after").serves()
+	after := waits.serves() // by itself, where an operator ran the command beside it
 	for name, p := range map[string]*peerClient{"the grant that stays": peer, "the one that was revoked": lost} {
 		if a := p.at(after).get("/resources/tasks"); a.Status != http.StatusForbidden {
 			t.Errorf("before the peer is resumed, %s: %d %s", name, a.Status, a.Body)
@@ -164,6 +169,42 @@ func TestARestoredDumpServesWhenItIsAccepted(t *testing.T) {
 	if log := after.mosaic("federation", "audit", "list", "--json"); !strings.Contains(log, "gateway.accept-restore") {
 		t.Error("the restore is not in the audit log")
 	}
+}
+
+// However a dump gets into a database, what it says is not taken for the present: into one that was migrated before, and
+// underneath a gateway that serves.
+func TestADumpIsACopyHoweverItIsLoaded(t *testing.T) {
+	t.Parallel()
+	c := newStandalone(t)
+	g := c.launch("r0").serves()
+	g.user("ada@example.org", "one")
+	dump := filepath.Join(c.dir, "dump")
+	c.tool("pg_dump", "--format=custom", "--file="+dump, "--dbname="+c.pg.DSN())
+	// The whole of it over the database that serves.
+	// It complains of constraints that partitions inherit, and goes on.
+	_ = exec.Command(c.bin("pg_restore"), "--clean", "--if-exists", "--dbname="+c.pg.DSN(), dump).Run()
+	g.refusesToStart("restore_unconfirmed") // it ends, and would wait when it starts again
+	if out, err := c.command("gateway", "accept-restore").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+
+	// The rows alone, into one that has its schema already.
+	c.tool("psql", "--no-psqlrc", "--quiet", "--dbname="+c.pg.DSN(), "--command=CREATE DATABASE filled")
+	dsn := strings.Replace(c.pg.DSN(), "dbname=mosaic", "dbname=filled", 1)
+	c.env = append(c.env, "DATABASE_URL="+dsn)
+	c.migrate()
+	load := exec.Command("sh", "-c", `"$1" --data-only --disable-triggers --file=- "$2" | sed '/COPY public.goose_db_version/,/^\\\.$/d; /COPY public.river_/,/^\\\.$/d' | "$3" --no-psqlrc --quiet --dbname="$4"`,
+		"sh", c.bin("pg_restore"), dump, c.bin("psql"), dsn)
+	if out, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	c.launch("r1").logged("restore_unconfirmed")
+	// And again over itself, the row of its home with it.
+	if out, err := c.command("gateway", "accept-restore").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	c.tool("psql", "--no-psqlrc", "--quiet", "--dbname="+dsn, "--command=CREATE TEMP TABLE t AS SELECT * FROM gateway_home; DELETE FROM gateway_home; INSERT INTO gateway_home SELECT * FROM t")
+	c.launch("r2").logged("restore_unconfirmed")
 }
 
 // A database that was moved has lost nothing, and stays as it is.

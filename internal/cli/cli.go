@@ -72,6 +72,7 @@ type MigrateTier struct {
 	To            string // the target's connection string, a secret
 	Apply, Finish bool
 	CADir         string // where the CA goes; empty: nowhere
+	KeepCA        bool   // it stays where it is
 	CAHome        string // its path on the machine that runs step-ca
 	CAAddress     string
 	CANames       []string

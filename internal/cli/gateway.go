@@ -143,6 +143,9 @@ func (a *app) migrateTier() *cobra.Command {
 		if m.To == "" {
 			return misuse(cmd, "--to is needed: the target's connection string, a file that holds it, or - for standard input")
 		}
+		if m.Finish && m.CADir == "" && !m.KeepCA {
+			return misuse(cmd, "--finish wants --ca-out: without its CA the gateway cannot renew a certificate; with --keep-ca it stays in the directory")
+		}
 		if m.CADir == "" && (m.CAHome != "" || m.CAAddress != "" || len(m.CANames) > 0) {
 			return misuse(cmd, "--ca-home, --ca-address and --ca-name go with --ca-out")
 		}
@@ -160,6 +163,7 @@ func (a *app) migrateTier() *cobra.Command {
 	flags.StringVar(&m.To, "to", "", "the target's connection string (- reads it from stdin, or name a file)")
 	flags.BoolVar(&m.Apply, "apply", false, "copy and verify; goes on where an earlier run was stopped")
 	flags.BoolVar(&m.Finish, "finish", false, "verify once more, let the target serve, and keep the directory from serving")
+	flags.BoolVar(&m.KeepCA, "keep-ca", false, "finish without exporting the CA; a later --finish --ca-out still can")
 	flags.StringVar(&m.CADir, "ca-out", "", "export the CA to this directory, for a stock step-ca")
 	flags.StringVar(&m.CAHome, "ca-home", "", "where that directory will be on the machine that runs step-ca")
 	flags.StringVar(&m.CAAddress, "ca-address", "", "HOST:PORT that step-ca will listen on (default 127.0.0.1:9000)")

@@ -241,6 +241,14 @@ func (l *loader) contradictions(c *Config) {
 		l.url("EMBEDDINGS_URL", c.Embeddings.URL, "http", "https")
 	}
 	l.telemetry(c.Telemetry)
+	if c.CORSOrigin != "" {
+		l.origin("GATEWAY_CORS_ORIGIN", c.CORSOrigin)
+	}
+	for _, p := range c.TrustedProxies {
+		if p.Bits() == 0 {
+			l.wrong("MOSAIC_TRUSTED_PROXIES", "%s trusts everybody: name the proxies", p)
+		}
+	}
 	if len(c.OIDArc) == 0 {
 		c.OIDArc = []identity.Arc{identity.DefaultArc}
 	}
@@ -312,6 +320,14 @@ func (l *loader) url(name, value string, schemes ...string) {
 		l.wrong(name, "it has more than a host and a path")
 	case name == "MOSAIC_FEDERATION_URL" && strings.Trim(u.Path, "/") != "":
 		l.wrong(name, "it has a path: the mTLS listener has its own")
+	}
+}
+
+// origin holds a value to what a browser sends as one (RFC 6454): a scheme, a host and perhaps a port.
+func (l *loader) origin(name, value string) {
+	u, err := url.Parse(value)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(u.Host, "*") || u.Scheme+"://"+u.Host != value {
+		l.wrong(name, "it is not one origin: https://HOST, without a path, a slash at its end or a *")
 	}
 }
 

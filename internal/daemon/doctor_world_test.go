@@ -180,7 +180,7 @@ func (w *ward) patient(t *testing.T) *patient {
 		"EMBEDDINGS_URL": w.embeddings.URL, "EMBEDDINGS_MODEL": "m", "EMBEDDINGS_API_KEY": doctorAPIKey,
 	}
 	// It is a copy of a template, and says so.
-	p.exec(`UPDATE gateway_home SET database_oid = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+	p.exec(`UPDATE gateway_home SET database_oid = (SELECT oid FROM pg_database WHERE datname = current_database()), written_by = pg_current_xact_id()`)
 	return p
 }
 

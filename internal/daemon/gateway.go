@@ -161,8 +161,11 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		Store: &postgres.Upkeep{DB: c.db, Removal: g.notary.Removal}, Sealed: c.keyring.sealed, Ring: c.keyring.ring, CA: c.ca, Log: c.log,
 		Checkpoint: g.notary.Keep, AuditMonths: int(c.settings.AuditMonths),
 	})
-	renewals := upkeep.Task{Name: querying.RenewalTask, Every: querying.RenewalEvery, Run: g.renewer.Run}
-	if g.jobs, err = jobs.New(c.db.Pool(), observedTasks(append(keeper.Tasks(), embeddings.Task(), renewals), c.metrics, c.now), c.log); err != nil {
+	tasks := append(keeper.Tasks(), embeddings.Task())
+	if c.federates() {
+		tasks = append(tasks, upkeep.Task{Name: querying.RenewalTask, Every: querying.RenewalEvery, Run: g.renewer.Run})
+	}
+	if g.jobs, err = jobs.New(c.db.Pool(), observedTasks(tasks, c.metrics, c.now), c.log); err != nil {
 		return nil, err
 	}
 	g.resources.Written = func() { g.jobs.Wake(upkeep.EmbeddingsTask) }
@@ -287,6 +290,9 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 			leave()
 			return drain(s.server)
 		})
+	}
+	if l.front != nil {
+		front.Go(func() error { return g.guardHome(ctx) })
 	}
 	spaceOut()
 	g.health.check(ctx)

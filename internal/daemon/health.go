@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/httpapi"
+	"github.com/mosaicstack/gateway/internal/postgres"
 )
 
 // How often the parts are looked at, and how long one may take: a loss is known well within 10 s.
@@ -138,4 +140,21 @@ func (h *health) Report(context.Context) httpapi.Report {
 		r.Checks["draining"] = "yes"
 	}
 	return r
+}
+
+// guardHome ends a replica whose database was replaced by a restored one underneath it. The next start waits until the
+// restore is accepted.
+func (g *gateway) guardHome(ctx context.Context) error {
+	tick := time.NewTicker(healthEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := g.db.CheckHome(ctx); errors.Is(err, postgres.ErrRestored) {
+				return err
+			}
+		}
+	}
 }

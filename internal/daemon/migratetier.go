@@ -129,7 +129,11 @@ func (m *tierMigration) open(ctx context.Context, c config.Config) error {
 	if err := postgres.Migrate(ctx, pool, m.log); err != nil {
 		return err
 	}
-	m.transfer = &postgres.Transfer{Progress: m.progress, Rekey: func(old []byte, table, column, id string) ([]byte, error) {
+	opens := func(sealed []byte, table, column, id string) error {
+		_, err := to.Open(sealed, table, column, id)
+		return err
+	}
+	m.transfer = &postgres.Transfer{Progress: m.progress, Opens: opens, Rekey: func(old []byte, table, column, id string) ([]byte, error) {
 		plain, err := from.Open(old, table, column, id)
 		if err != nil {
 			return nil, err
@@ -199,18 +203,32 @@ type migrated struct {
 
 func (m *tierMigration) run(ctx context.Context, arc identity.Arc) (err error) {
 	var out migrated
+	target, err := m.transfer.Target(ctx)
+	if err != nil {
+		return err
+	}
+	// A directory moves once: two targets would serve the same grants. Towards the same one it may go on.
+	if held, err := os.ReadFile(m.dir.Join(movedFile)); err == nil && !strings.HasSuffix(strings.TrimSpace(string(held)), " "+target) {
+		return errMoved
+	}
 	if out.Tables, err = m.transfer.Plan(ctx); err != nil {
 		return err
 	}
-	switch {
-	case m.Apply:
+	if m.Apply {
 		if err := m.transfer.Copy(ctx); err != nil {
 			return err
 		}
 		m.progress("", 0, 0)
-	case m.Finish:
-		if err := m.transfer.Verify(ctx); err != nil {
+	}
+	if m.Finish {
+		served, err := m.transfer.Finished(ctx)
+		if err != nil {
 			return err
+		}
+		if !served && !m.Apply { // one that serves is ahead of its source, and only the CA is wanted
+			if err := m.transfer.Verify(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	out.Copied = m.Apply || m.Finish
@@ -222,7 +240,7 @@ func (m *tierMigration) run(ctx context.Context, arc identity.Arc) (err error) {
 	}
 	if m.Finish {
 		// The old place first: between the two nobody serves, and a second run goes on from there.
-		note := "moved to another tier at " + m.Now().UTC().Format(time.RFC3339) + "\n"
+		note := "moved at " + m.Now().UTC().Format(time.RFC3339) + " to the database " + target + "\n"
 		if err := devstack.WriteFileAtomic(m.dir.Join(movedFile), []byte(note), 0o600); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -48,9 +49,15 @@ func AcceptRestore(ctx context.Context, o RestoreOptions) error {
 		return o.say(map[string]bool{"moved": true}, "The database lives here now, as it was.\n")
 	}
 	var listed []*big.Int
-	if c.Tier == config.Federated && !o.WithoutCRL {
+	switch {
+	case o.WithoutCRL:
+	case c.Tier == config.Federated:
 		if listed, err = revokedAtCA(ctx, c, o); err != nil {
 			return err
+		}
+	default:
+		if live, err := db.LiveCertificates(ctx); err != nil || live > 0 {
+			return errors.Join(err, errCRL.With("the standalone tier asks no CA, and %d certificates of this database are good", live))
 		}
 	}
 	done, err := db.AcceptRestore(ctx, listed, act)

@@ -262,7 +262,8 @@ func (r *replica) wait(ctx context.Context, part string, try func(context.Contex
 			return nil
 		}
 		f := fault.From(err)
-		away := f.Kind == fault.Unavailable || f.Kind == fault.GatewayTimeout || f.Kind == fault.BadGateway
+		away := f.Kind == fault.Unavailable || f.Kind == fault.GatewayTimeout || f.Kind == fault.BadGateway ||
+			errors.Is(err, postgres.ErrRestored) || errors.Is(err, postgres.ErrTierMigration) // which a person ends, beside us
 		if ctx.Err() != nil || !away || errors.Is(err, postgres.ErrUnsafeServer) {
 			return err
 		}

@@ -24,20 +24,17 @@ var ErrNotRestored = &fault.Fault{
 }
 
 // atHome tells whether the database is where its own row says.
-const atHome = `SELECT (h.system_identifier, h.database_oid, h.table_oid) = (s.system_identifier, d.oid, 'gateway_home'::regclass)
+const atHome = `SELECT count(*) = 1 AND bool_and((h.system_identifier, h.database_oid, h.table_oid) = (s.system_identifier, d.oid, 'gateway_home'::regclass) AND h.xmin = h.written_by::xid)
 	FROM gateway_home h, pg_control_system() s, pg_database d WHERE d.datname = current_database()`
 
 // CheckHome refuses a database that was restored from a dump until the restore is accepted: ErrRestored. A directory
 // that was copied file by file is not told from its original.
 func (db *DB) CheckHome(ctx context.Context) error {
 	var home bool
-	err := db.pool.QueryRow(ctx, atHome).Scan(&home)
-	switch {
-	case notFound(err):
-		return ErrRestored.Because(err) // a dump without the row
-	case err != nil:
+	if err := db.pool.QueryRow(ctx, atHome).Scan(&home); err != nil {
 		return fail(err, "check home")
-	case !home:
+	}
+	if !home {
 		return ErrRestored
 	}
 	return nil
@@ -93,6 +90,14 @@ func (db *DB) AcceptRestore(ctx context.Context, listed []*big.Int, act audit.Ac
 	return out, err
 }
 
+// LiveCertificates counts the certificates that open something: only the CA's list can tell which of them were revoked
+// after a dump.
+func (db *DB) LiveCertificates(ctx context.Context) (int64, error) {
+	var n int64
+	err := db.pool.QueryRow(ctx, `SELECT count(*) FROM federation_certificates WHERE revoked_at IS NULL AND not_after > now()`).Scan(&n)
+	return n, fail(err, "count certificates")
+}
+
 // AcceptMove says that a database which lives elsewhere now is the same one and has lost nothing: it was moved while
 // no gateway wrote to it, by pg_upgrade for one.
 func (db *DB) AcceptMove(ctx context.Context, act audit.Act) error {
@@ -110,15 +115,16 @@ func settleHere(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	var home bool
-	if err := tx.QueryRow(ctx, atHome).Scan(&home); err != nil && !notFound(err) {
+	if err := tx.QueryRow(ctx, atHome).Scan(&home); err != nil {
 		return err
 	}
 	if home {
 		return ErrNotRestored
 	}
+	if _, err := tx.Exec(ctx, `DELETE FROM gateway_home`); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, `INSERT INTO gateway_home (system_identifier, database_oid, table_oid)
-		SELECT s.system_identifier, d.oid, 'gateway_home'::regclass FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()
-		ON CONFLICT (only_one) DO UPDATE SET system_identifier = excluded.system_identifier, database_oid = excluded.database_oid,
-			table_oid = excluded.table_oid, settled_at = now()`)
+		SELECT s.system_identifier, d.oid, 'gateway_home'::regclass FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()`)
 	return err
 }

@@ -26,6 +26,16 @@ var (
 		Kind: fault.Conflict, Code: "target_differs", Detail: "the target does not hold what the source holds",
 		Hint: "the source has served since the copy: make the target database anew and copy again",
 	}
+	// ErrNothingCopied: there is nothing in the target to finish.
+	ErrNothingCopied = &fault.Fault{
+		Kind: fault.Conflict, Code: "nothing_copied", Detail: "nothing was copied into the target database yet",
+		Hint: "copy first: --apply",
+	}
+	// ErrTargetKeys: the target's sealed values are under other keys.
+	ErrTargetKeys = &fault.Fault{
+		Kind: fault.Conflict, Code: "target_keys_differ", Detail: "what is sealed in the target does not open with the keys that were given",
+		Hint: "set MOSAIC_SEAL_KEYSET or BETTER_AUTH_SECRET to what it was when the copy was made, or make the target anew",
+	}
 	// ErrTierMigration: the copy into this database is not finished.
 	ErrTierMigration = &fault.Fault{
 		Kind: fault.Conflict, Code: "tier_migration_unfinished", Detail: "a local tier is being copied into this database",
@@ -48,6 +58,8 @@ type Transfer struct {
 	From, To *DB
 	// Rekey seals anew what is stored sealed, for the same place in the target.
 	Rekey func(old []byte, table, column, id string) ([]byte, error)
+	// Opens tells whether a value of the target opens with the target's keys.
+	Opens func(sealed []byte, table, column, id string) error
 	// Progress is told how many of a table's rows have been sent; it may be nil.
 	Progress func(table string, sent, of int64)
 }
@@ -116,8 +128,31 @@ func (t *Transfer) Copy(ctx context.Context) error {
 	return t.Verify(ctx)
 }
 
-// Verify compares every table by count and checksum: ErrTargetDiffers names those that differ.
+// Finished tells whether the target serves already. It is ErrNothingCopied when no copy has begun.
+func (t *Transfer) Finished(ctx context.Context) (bool, error) {
+	source, err := t.source(ctx)
+	if err != nil {
+		return false, err
+	}
+	if _, begun, err := t.state(ctx, source); err != nil {
+		return false, err
+	} else if !begun {
+		return false, ErrNothingCopied
+	}
+	var finished bool
+	err = t.To.pool.QueryRow(ctx, `SELECT finished_at IS NOT NULL FROM tier_migration`).Scan(&finished)
+	return finished, fail(err, "read the state of the copy")
+}
+
+// Target names the target's database, as its own row does.
+func (t *Transfer) Target(ctx context.Context) (string, error) { return home(ctx, t.To) }
+
+// Verify compares every table by count and checksum, and opens what is sealed: ErrTargetDiffers names the tables that
+// differ, ErrTargetKeys the first value that does not open.
 func (t *Transfer) Verify(ctx context.Context) error {
+	if err := t.openAll(ctx); err != nil {
+		return err
+	}
 	var differ []fault.Problem
 	for _, table := range transferred {
 		here, err := t.look(ctx, t.From, table)
@@ -145,7 +180,7 @@ func (t *Transfer) Verify(ctx context.Context) error {
 func (t *Transfer) Finish(ctx context.Context) error {
 	tag, err := t.To.pool.Exec(ctx, `UPDATE tier_migration SET finished_at = coalesce(finished_at, now())`)
 	if err == nil && tag.RowsAffected() != 1 {
-		return ErrTargetDiffers.With("nothing was copied into the target yet")
+		return ErrNothingCopied
 	}
 	return fail(err, "finish the copy")
 }
@@ -163,10 +198,33 @@ func (db *DB) CheckTierMigration(ctx context.Context) error {
 }
 
 // source names the source's database, as its own row does.
-func (t *Transfer) source(ctx context.Context) (string, error) {
+func (t *Transfer) source(ctx context.Context) (string, error) { return home(ctx, t.From) }
+
+func home(ctx context.Context, db *DB) (string, error) {
 	var name string
-	err := t.From.pool.QueryRow(ctx, `SELECT format('%s/%s/%s', system_identifier, database_oid, table_oid) FROM gateway_home`).Scan(&name)
-	return name, fail(err, "read the source's home")
+	err := db.pool.QueryRow(ctx, `SELECT format('%s/%s/%s', system_identifier, database_oid, table_oid) FROM gateway_home`).Scan(&name)
+	return name, fail(err, "read where a database lives")
+}
+
+// openAll opens every sealed value of the target.
+func (t *Transfer) openAll(ctx context.Context) error {
+	for _, c := range sealedColumns {
+		rows, err := t.To.pool.Query(ctx, `SELECT id, `+c.column+` FROM `+c.table+` WHERE `+c.column+` IS NOT NULL`)
+		if err != nil {
+			return fail(err, "read sealed values")
+		}
+		var id uuid.UUID
+		var sealed []byte
+		if _, err := pgx.ForEachRow(rows, []any{&id, &sealed}, func() error {
+			if err := t.Opens(sealed, c.table, c.column, id.String()); err != nil {
+				return ErrTargetKeys.With("%s.%s of row %s does not open with the keys that were given", c.table, c.column, id).Because(err)
+			}
+			return nil
+		}); err != nil {
+			return fail(err, "open sealed values")
+		}
+	}
+	return nil
 }
 
 // state is how far a copy has come; begun is false when there was none.

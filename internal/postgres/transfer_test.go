@@ -37,7 +37,13 @@ func copied(t *testing.T) (from, to *world, transfer *postgres.Transfer) {
 	from.exec(`INSERT INTO memory (owner_id, content, embedding, embedding_model) SELECT $1, 'remembered', '[1,2,3]', 'm'`, ada.ID)
 	from.exec(`INSERT INTO credentials (owner_id, name, secret_sealed) VALUES ($1, 'mail', '\x0100000001aabb')`, ada.ID)
 	from.exec(`UPDATE federation_audit_log SET created_at = created_at - interval '40 days' WHERE id = (SELECT id FROM federation_audit_log LIMIT 1)`)
-	return from, to, &postgres.Transfer{From: from.db, To: to.db, Rekey: func(old []byte, table, column, id string) ([]byte, error) {
+	opens := func(sealed []byte, _, _, _ string) error {
+		if len(sealed) < 5 || sealed[4] != 2 {
+			return errStopped
+		}
+		return nil
+	}
+	return from, to, &postgres.Transfer{From: from.db, To: to.db, Opens: opens, Rekey: func(old []byte, table, column, id string) ([]byte, error) {
 		if table != "credentials" || column != "secret_sealed" || id == "" || !bytes.HasSuffix(old, []byte{0xaa, 0xbb}) {
 			t.Errorf("%s.%s of %s: %x", table, column, id, old)
 		}
@@ -114,6 +120,19 @@ func TestATransferFindsWhatDiffers(t *testing.T) {
 		if !slices.Contains(paths, name) {
 			t.Errorf("%s was changed; it says %v", name, paths)
 		}
+	}
+}
+
+// A copy under other keys than the target will have is no copy.
+func TestATransferOpensWhatIsSealed(t *testing.T) {
+	t.Parallel()
+	from, to, transfer := copied(t)
+	if err := transfer.Copy(from.ctx); err != nil {
+		t.Fatal(err)
+	}
+	to.exec(`SET mosaic.resealing = 'on'; UPDATE credentials SET secret_sealed = '\x0100000003aabb'`)
+	if err := transfer.Verify(from.ctx); !errors.Is(err, postgres.ErrTargetKeys) {
+		t.Errorf("%v, want target_keys_differ", err)
 	}
 }
 
