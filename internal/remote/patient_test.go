@@ -235,5 +235,10 @@ func TestAPeerThatIsLeftAloneMayHaveAnswered(t *testing.T) {
 		alone("then it was silent", false)
 		peer.is(overloaded, nil)
 		alone("and answered again", true)
+		peer.is(querying.Answer{}, querying.ErrQuestionTooLong)
+		_, _ = p.Do(t.Context(), atWork, once)
+		if len(p.Away()) != 1 {
+			t.Error("a question that was not sent found the peer back")
+		}
 	})
 }
