@@ -95,6 +95,7 @@ func newListHandler(t *testing.T) (list func()) {
 	handler := fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
 			Store: &postgres.Serving{DB: db}, Audit: writer, Coming: writer.Coming, Limiter: limiter, Cursors: page.New(keys.AEAD("cursor")),
+			Tag:  func(b []byte) []byte { return keys.MAC("answer tag", b) },
 			Hash: func(b []byte) []byte { return keys.MAC("audit query", b) }, Now: time.Now, Log: log, Refused: serving.NewRefusedLately(time.Now),
 		}),
 		Profile: benchProfile, Log: log, Now: time.Now,

@@ -180,6 +180,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	g.federation = fedapi.NewServer(fedapi.Config{
 		Serving: serving.New(serving.Config{
 			Store: g.serving, Audit: g.writer, Coming: g.writer.Coming, Limiter: g.limits.peers, Budgets: g.serving, Cursors: cursors, Hash: hash, Now: c.now, Log: c.log,
+			Tag:     func(data []byte) []byte { return c.keyring.ring.MAC("answer tag", data) },
 			Refused: serving.NewRefusedLately(c.now), Touch: g.touch, CRL: crl.get, Searcher: searcher, Note: g.refusals.Note,
 			Renew:   enrollment.Renew,
 			Roots:   g.trust.published,

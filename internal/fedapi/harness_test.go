@@ -145,7 +145,7 @@ func newGateway(t *testing.T, change ...func(*gateway)) *gateway {
 	})
 	g.serving = serving.New(serving.Config{
 		Store: &postgres.Serving{DB: g.stores}, Budgets: &postgres.Serving{DB: g.stores}, Audit: direct{&postgres.AuditLog{DB: g.stores}}, Limiter: limiter,
-		Cursors: page.New(keys.AEAD("cursor")), Hash: func(b []byte) []byte { return keys.MAC("query", b) },
+		Cursors: page.New(keys.AEAD("cursor")), Hash: func(b []byte) []byte { return keys.MAC("query", b) }, Tag: func(b []byte) []byte { return keys.MAC("tag", b) },
 		Now: g.clock.now, Log: slog.New(slog.DiscardHandler), Refused: serving.NewRefusedLately(g.clock.now),
 		Searcher: serving.NewSearcher(embed.Hash{}), Note: g.note, Renew: g.enroll.Renew, Roots: g.ca.Roots,
 	})

@@ -1,6 +1,8 @@
 package fedapi_test
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -61,6 +63,9 @@ func TestAnAnswerThatIsHeldIsConfirmedAfterTheWholeCheck(t *testing.T) {
 				t.Errorf("%s: %s among others is %s", name, tag, again)
 			}
 			ask(`"x"`).kept(t, http.StatusOK, control)
+			if a := ask("*"); len(a.body) == 0 {
+				t.Errorf("%s: the tag of an answer that is not sent: %d %v", name, a.StatusCode, a.Header)
+			}
 			if _, err := g.pool.Exec(t.Context(), `UPDATE tasks SET title = title || ' and milk' WHERE id = $1`, id); err != nil {
 				t.Fatal(err)
 			}
@@ -182,5 +187,22 @@ func TestAConfirmationSpendsNoRows(t *testing.T) {
 	}
 	if n := g.count(`SELECT delivered FROM federation_row_budgets`); n != 5 {
 		t.Errorf("%d rows of the budget are spent, want 5", n)
+	}
+}
+
+// A tag that can be made without this gateway's key would let its holder try out what the rows say. One that is the same
+// for two grants would tell each what the other sees.
+func TestATagSaysNothingOfTheRows(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	seen := map[string]bool{}
+	for _, email := range []string{"ada@example.org", "bob@example.org"} {
+		cert, _ := g.enrol(email)
+		a := g.get(g.client(g.presenting(cert), http2), listTasks, holding(""))
+		tag := a.kept(t, http.StatusOK, "private, max-age=300")
+		if sum := sha256.Sum256(a.body); seen[tag] || tag == `"`+base64.RawURLEncoding.EncodeToString(sum[:])+`"` {
+			t.Errorf("%s of %s", tag, a.body)
+		}
+		seen[tag] = true
 	}
 }

@@ -65,7 +65,7 @@ func newServed(t *testing.T) *served {
 	s.service = serving.New(serving.Config{
 		Searcher: serving.NewSearcher(oracleEmbedder{}),
 		Store:    &postgres.Serving{DB: db}, Audit: s.recorded, Limiter: limiter, Cursors: page.New(s.cursors),
-		Hash: func(b []byte) []byte { return keys.MAC("query", b) }, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Hash: func(b []byte) []byte { return keys.MAC("query", b) }, Tag: func(b []byte) []byte { return keys.MAC("tag", b) }, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Refused: serving.NewRefusedLately(s.hours), // a case may ask for a deleted user more often than a minute allows
 	})
 	return s

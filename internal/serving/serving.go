@@ -150,6 +150,7 @@ type Config struct {
 	Budgets  Budgets
 	Cursors  *page.Sealer
 	Hash     Hasher
+	Tag      Hasher // keyed, and separate from Hash: makes the tags of answers
 	Now      func() time.Time
 	Log      *slog.Logger
 	Refused  *RefusedLately

@@ -24,7 +24,8 @@ type Validator struct {
 // spends nothing of the grant's budget of rows.
 //
 // The tag covers the answer without the sealed text of its cursor. Of two answers with one tag, each cursor goes on
-// where the other does.
+// where the other does. It is keyed, for each grant: a bare hash of rows would let
+// its holder try out what could stand in them.
 func (r *run) validate(a *answer) {
 	if r.caller.IfNoneMatch == "" || r.plan.CacheSeconds == 0 || !resource.Verb(r.verb).ReadsRows() {
 		return
@@ -34,7 +35,8 @@ func (r *run) validate(a *answer) {
 		covered = covered[:a.stable]
 	}
 	sum := sha256.Sum256(covered)
-	a.validator = Validator{ETag: `"` + base64.RawURLEncoding.EncodeToString(sum[:]) + `"`, CacheSeconds: r.plan.CacheSeconds}
+	mac := r.s.Tag(append(sum[:], r.plan.GrantID[:]...))
+	a.validator = Validator{ETag: `"` + base64.RawURLEncoding.EncodeToString(mac) + `"`, CacheSeconds: r.plan.CacheSeconds}
 	if !matches(r.caller.IfNoneMatch, a.validator.ETag) {
 		return
 	}
@@ -42,10 +44,11 @@ func (r *run) validate(a *answer) {
 	a.body, a.lent, a.rows, a.stable, a.validator.Unchanged = nil, nil, 0, 0, true
 }
 
-// matches compares weakly, as If-None-Match does (RFC 9110, section 13.1.2).
+// matches compares weakly, as If-None-Match does (RFC 9110, section 13.1.2). "*" is no tag, and names no answer: it would be
+// told the tag of an answer that is not sent, and so spends none of the budget of rows.
 func matches(list, tag string) bool {
 	for one := range strings.SplitSeq(list, ",") {
-		if one = strings.TrimSpace(one); one == "*" || strings.TrimPrefix(one, "W/") == tag {
+		if strings.TrimPrefix(strings.TrimSpace(one), "W/") == tag {
 			return true
 		}
 	}
