@@ -192,6 +192,7 @@ func newGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		enrollment = nil
 	}
 	adder, query := g.newQuerying(hash, searcher)
+	g.renewer.Cache = query.Cache
 	g.api = c.metrics.API(httpapi.New(httpapi.Config{
 		Accounts: g.accounts, Resources: g.resources, Grants: &postgres.Grants{DB: c.db}, Peers: g.peers, Audit: g.auditLog, Notary: g.notary, Record: g.writer, Note: g.refusals.Note,
 		Enroll:      enrollment,

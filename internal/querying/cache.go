@@ -156,8 +156,7 @@ func (r *run) revalidate(ctx context.Context, q Question, what Call) (got, error
 		if age := max(s.Now().Sub(held.At), 0); age < min(held.Life, MaxStale) {
 			return got{Answer: Answer{Status: http.StatusOK, Body: held.Body}, stale: true, age: age, why: err}, nil
 		}
-	case errors.Is(err, ErrDenied):
-		s.Cache.DropGrant(after, q)
+	case forget(after, s.Cache, r.credential, err):
 		s.seen(CachePurged)
 	case errors.Is(err, ErrNotFound):
 		s.Cache.Drop(after, q)
@@ -198,6 +197,15 @@ func (r *run) shown(sources []Source) {
 	sources[0] = sourceOf(sources[0].Name, r.got.why)
 	sources[0].Status, sources[0].Age, sources[0].Rows = StatusStale, &age, rows
 	sources[0].Detail = fmt.Sprintf("%s: these rows are of %d s ago", sources[0].Detail, age)
+}
+
+// forget drops what is kept of a grant when its peer has refused, whatever it was asked: it would refuse its rows as well.
+func forget(ctx context.Context, kept Cache, c Credential, err error) bool {
+	if kept == nil || !errors.Is(err, ErrDenied) {
+		return false
+	}
+	kept.DropGrant(ctx, Question{PeerID: c.Peer.ID, CredentialID: c.ID, GrantID: c.RemoteGrantID})
+	return true
 }
 
 func (r *run) question(what Call) Question {

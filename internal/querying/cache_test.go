@@ -2,8 +2,10 @@ package querying_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -357,4 +359,50 @@ func TestAPeerThatIsLeftAloneForItsAnswersIsNotAway(t *testing.T) {
 	m.wantNothing(querying.ErrQuestionTooLong)
 	m.road.close(querying.ErrUnreachable)
 	m.wantShown("remote-secret", querying.StatusStale)
+}
+
+// A refusal counts whatever was asked: what the peer refuses of its capabilities, of its roots and of a renewal, it would
+// refuse of its rows.
+func TestARefusalOfAnythingForgetsTheRows(t *testing.T) {
+	t.Parallel()
+	for name, ask := range map[string]func(*remembering){
+		"capabilities": func(m *remembering) {
+			if _, err := m.service.Capabilities(t.Context(), m.caller(), "work"); !errors.Is(err, querying.ErrDenied) {
+				t.Error(err)
+			}
+		},
+		"hang-up": func(m *remembering) {
+			c, err := m.credentials.Find(t.Context(), "work", m.user.ID)
+			noError(t, err)
+			m.service.HangUp(t.Context(), m.caller(), []querying.Credential{c})
+		},
+		"roots":   func(m *remembering) { m.upkeep(`roots_next_at = now() - interval '1 second'`) },
+		"renewal": func(m *remembering) { m.upkeep(`renew_after = now() - interval '1 second'`) },
+	} {
+		m := remember(t)
+		m.wantShown("remote-secret", querying.StatusOK)
+		m.peer.set(func(p *tagging) {
+			p.refuse = func(w http.ResponseWriter, _ *http.Request) { problem(w, 403, "grant_revoked", "revoked") }
+		})
+		ask(m)
+		if asked, _ := m.peer.took(); len(asked) == 0 {
+			t.Errorf("%s: the peer was not asked", name)
+		}
+		m.road.close(querying.ErrUnreachable)
+		m.wantNothing(querying.ErrUnreachable)
+	}
+}
+
+// upkeep renews and asks for roots what is due.
+func (m *remembering) upkeep(due string) {
+	m.t.Helper()
+	_, err := m.pool.Exec(m.t.Context(), `UPDATE federation_credentials SET roots_next_at = now() + interval '1 hour'`)
+	noError(m.t, err)
+	_, err = m.pool.Exec(m.t.Context(), `UPDATE federation_credentials SET `+due)
+	noError(m.t, err)
+	r := querying.NewRenewer(querying.RenewerConfig{
+		Store: m.credentials, Client: m.client, Keys: m.keys, Random: rand.Reader, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Cache: m.service.Cache,
+	})
+	noError(m.t, r.Run(m.t.Context()))
 }

@@ -252,6 +252,9 @@ func (r *run) ask(ctx context.Context, call func() (Call, error)) (Answer, error
 	ctx, cancel := context.WithTimeout(ctx, r.s.Timeout)
 	defer cancel()
 	a, _, err := r.send(ctx, what)
+	if forget(context.WithoutCancel(ctx), r.s.Cache, r.credential, err) {
+		r.s.seen(CachePurged)
+	}
 	return a, err
 }
 

@@ -95,6 +95,8 @@ type RenewerConfig struct {
 	Log    *slog.Logger
 	// Observe is told how every try ended. Nil: nobody measures.
 	Observe func(err error)
+	// Cache forgets what is kept of a grant whose peer refuses. Nil: nothing is kept.
+	Cache Cache
 }
 
 // Renewer renews credentials with the certificate they have, long before it ends.
@@ -158,6 +160,7 @@ func (r *Renewer) renew(ctx context.Context, d Due) {
 		r.Log.InfoContext(ctx, "credential renewed", "peer", d.Peer.Name, "credential_id", d.ID, "not_after", answer.NotAfter)
 		return
 	}
+	forget(context.WithoutCancel(ctx), r.Cache, d.Credential, err)
 	now := r.Now()
 	f := Failure{ID: d.ID, Serial: d.Serial, Reason: fault.From(err).Detail, Next: now.Add(r.retryIn(d, now, fault.From(err).RetryAfter))}
 	var refused keyRefused

@@ -80,6 +80,7 @@ func (r *Renewer) learn(ctx context.Context) error {
 func (r *Renewer) learnFrom(ctx context.Context, c Credential) error {
 	k := KeptRoots{Credential: c, Next: r.Now().Add(rootsRetry), Act: audit.Act{RequestID: "roots", Actor: "upkeep", RemoteAddress: "local"}}
 	err := r.compare(ctx, c, &k)
+	forget(context.WithoutCancel(ctx), r.Cache, c, err)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeLimit)
 	defer cancel()
 	if kept := r.Store.KeepRoots(ctx, k); kept != nil {
