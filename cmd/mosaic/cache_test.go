@@ -123,8 +123,8 @@ func TestReplicasShareWhatPeersSaid(t *testing.T) {
 		}
 	}
 	held := c.valkeyHolds()
-	if !strings.Contains(held, "mosaic:cache:salt ") || strings.Count(held, "mosaic:cache:") != 2 {
-		t.Errorf("Valkey holds %q, want a salt and one answer", held)
+	if !strings.Contains(held, "mosaic:cache:salt ") || strings.Count(held, "mosaic:cache:") != 3 {
+		t.Errorf("Valkey holds %q, want a salt, the mark of a grant and one answer", held)
 	}
 	for _, secret := range []string{canary, "title", "tasks", "ada", ada, strings.ReplaceAll(ada, "-", ""), grant.ID, grant.SubjectUserID, "work"} {
 		if strings.Contains(held, secret) {
