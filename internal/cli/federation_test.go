@@ -237,6 +237,9 @@ func TestPeerAddTakesTheURLFromWhereItIs(t *testing.T) {
 		})
 	}
 	g := federated(t, map[string]reply{"POST /api/federation/peers": doc(201, answer)})
+	g.mosaic(t, "federation peer add --json --replace-ca "+url).want(t, 0, answer+"\n", "")
+	g.sent(t, "POST /api/federation/peers", `{"enrollment_url":"`+url+`","replace_ca":true}`)
+	g = federated(t, map[string]reply{"POST /api/federation/peers": doc(201, answer)})
 	g.mosaic(t, "federation peer add "+url).want(t, 0,
 		`peer        work
 state       active

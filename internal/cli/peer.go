@@ -225,6 +225,7 @@ func (a *app) peerAdd() *cobra.Command {
 		URL  string `json:"enrollment_url"`
 		Name string `json:"name,omitempty"`
 		User string `json:"user,omitempty"`
+		Roll bool   `json:"replace_ca,omitempty"`
 	}
 	cmd := a.leaf("add", []string{"ENROLLMENT_URL"}, "Redeem an enrollment URL (- reads it from stdin, or name a file), so that the peer can be queried",
 		func(cmd *cobra.Command, args []string) error {
@@ -254,6 +255,7 @@ func (a *app) peerAdd() *cobra.Command {
 		})
 	cmd.Flags().StringVar(&body.Name, "name", "", "what the peer is called here (default: what it calls itself)")
 	cmd.Flags().StringVar(&body.User, "user", "", "the only user here who may ask it, by id or email")
+	cmd.Flags().BoolVar(&body.Roll, "replace-ca", false, "the peer has rolled its root over: believe it by the URL's CA alone from now on (compare the fingerprint with its admin first)")
 	return cmd
 }
 

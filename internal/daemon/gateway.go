@@ -329,6 +329,13 @@ func (g *gateway) newQuerying(hash querying.Hasher, searcher *serving.Searcher) 
 	g.patient = client
 	adder := querying.NewAdder(querying.AdderConfig{
 		Store: g.credentials, Enroller: &remote.Enroller{}, Client: client, Keys: g.keyring.ring, Random: rand.Reader, Now: g.now,
+		Learn: func(ctx context.Context, peerID uuid.UUID) error {
+			held, err := g.credentials.Active(ctx, peerID)
+			if err != nil {
+				return err
+			}
+			return g.renewer.LearnFrom(ctx, held)
+		},
 	})
 	kept := g.newCache()
 	return adder, querying.New(querying.Config{

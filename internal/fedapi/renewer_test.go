@@ -3,6 +3,7 @@ package fedapi_test
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -79,7 +80,16 @@ func newQuerier(t *testing.T, g *gateway) *querier {
 	client := remote.NewClient()
 	t.Cleanup(client.Close)
 	q.client = client
-	q.adder = querying.NewAdder(querying.AdderConfig{Store: q.store, Enroller: g, Client: client, Keys: keys, Random: rand.Reader, Now: q.clock.now})
+	q.adder = querying.NewAdder(querying.AdderConfig{
+		Store: q.store, Enroller: g, Client: client, Keys: keys, Random: rand.Reader, Now: q.clock.now,
+		Learn: func(ctx context.Context, peerID uuid.UUID) error {
+			held, err := q.store.Active(ctx, peerID)
+			if err != nil {
+				return err
+			}
+			return q.renewer.LearnFrom(ctx, held)
+		},
+	})
 	q.service = querying.New(querying.Config{
 		Finder: q.store, Client: remote.NewPatient(client, time.Now), Keys: keys, Audit: silent{}, Now: q.clock.now, Hash: func([]byte) []byte { return nil },
 	})
@@ -93,6 +103,14 @@ func newQuerier(t *testing.T, g *gateway) *querier {
 // add redeems a token of the grant.
 func (q *querier) add() {
 	q.t.Helper()
+	if err := q.redeem(q.g.ca.root); err != nil {
+		q.t.Fatal(err)
+	}
+}
+
+// redeem redeems a token of the grant, with a URL that names that root.
+func (q *querier) redeem(root *x509.Certificate) error {
+	q.t.Helper()
 	token, hash, err := enroll.NewToken(rand.Reader)
 	if err != nil {
 		q.t.Fatal(err)
@@ -100,10 +118,9 @@ func (q *querier) add() {
 	if _, _, err := (&postgres.Grants{DB: q.g.stores}).IssueToken(q.t.Context(), q.grant, postgres.NewToken{Hash: hash, TTL: time.Hour}, act); err != nil {
 		q.t.Fatal(err)
 	}
-	url := "https://127.0.0.1/api/federation/enrollment/" + token + "?ca=" + identity.FingerprintHex(q.g.ca.root.Raw)
-	if _, err := q.adder.AddPeer(q.t.Context(), querying.AddRequest{EnrollmentURL: url, Name: "work", Act: act}); err != nil {
-		q.t.Fatal(err)
-	}
+	url := "https://127.0.0.1/api/federation/enrollment/" + token + "?ca=" + identity.FingerprintHex(root.Raw)
+	_, err = q.adder.AddPeer(q.t.Context(), querying.AddRequest{EnrollmentURL: url, Name: "work", Act: act})
+	return err
 }
 
 type silent struct{}

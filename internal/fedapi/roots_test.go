@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"errors"
 	"math/big"
 	"net/http"
 	"strings"
@@ -228,6 +229,30 @@ func TestARenewalTellsOfANewRoot(t *testing.T) {
 	}
 	if err := q.ask(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAURLOfANewRootIsRedeemedAtOnce makes a second enrollment right after a rotation, before this side has asked for the
+// roots. The peer is asked; when it does not name the URL's root, the URL is another gateway's.
+func TestAURLOfANewRootIsRedeemedAtOnce(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	q := newQuerier(t, g)
+	coming := mustCA(t, theirs)
+	g.enroll.CA = coming
+	first := q.held()
+	if err := q.redeem(coming.root); !errors.Is(err, querying.ErrCAMismatch) {
+		t.Errorf("a root that the peer does not name: %v", err)
+	}
+	if _, peer, _, _ := q.trusted(); peer != pemOf(g.ca.root) || q.held().serial != first.serial {
+		t.Error("a refusal has changed something")
+	}
+	q.saying(pemOf(coming.root, g.ca.root))
+	if err := q.redeem(coming.root); err != nil {
+		t.Fatal(err)
+	}
+	if _, peer, _, _ := q.trusted(); peer != pemOf(coming.root, g.ca.root) || q.held().serial == first.serial {
+		t.Errorf("the peer is known with %d roots", strings.Count(peer, "BEGIN"))
 	}
 }
 

@@ -268,6 +268,7 @@ func (a *api) peerAddition() {
 			EnrollmentURL string `json:"enrollment_url" doc:"as the other gateway's admin gave it, with its ?ca="`
 			Name          string `json:"name,omitempty" doc:"what to call the peer here; made of the URL's host when left out"`
 			User          string `json:"user,omitempty" doc:"id or email of the user who may ask with it; the admin socket alone when left out"`
+			ReplaceCA     bool   `json:"replace_ca,omitempty" doc:"let the URL's CA take the place of the one that the peer is known with, for all that is held at it; compare the fingerprint with its admin first"`
 		}
 	}
 	type peerAdded struct {
@@ -278,7 +279,7 @@ func (a *api) peerAddition() {
 		"Redeem an enrollment URL of another gateway, and hold the credential it gives", "peers", account.PeersWrite)),
 		func(ctx context.Context, in *peerAddRequest) (*body[peerAdded], error) {
 			added, err := a.Adder.AddPeer(ctx, querying.AddRequest{
-				EnrollmentURL: in.Body.EnrollmentURL, Name: in.Body.Name, User: in.Body.User, Act: actOf(ctx),
+				EnrollmentURL: in.Body.EnrollmentURL, Name: in.Body.Name, User: in.Body.User, ReplaceCA: in.Body.ReplaceCA, Act: actOf(ctx),
 			})
 			if err != nil {
 				return nil, err

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"time"
 
@@ -84,4 +85,28 @@ func (s *Serving) LiveByRoot(ctx context.Context) (map[[32]byte]int64, error) {
 		out[root] = c.n
 	}
 	return out, err
+}
+
+// replaceCA gives the peer's other credentials the root that an admin has vouched for, when it is another than the peer is
+// known with: whoever has the key of one that was given up could still show them a false gateway.
+func replaceCA(ctx context.Context, tx pgx.Tx, a querying.Activation, p peer.Peer) ([]uuid.UUID, error) {
+	c := a.Certified
+	if err := sameCA(ctx, tx, p, c.CAFingerprint); !errors.Is(err, querying.ErrCAMismatch) {
+		return nil, err
+	}
+	// A renewal under way ends: its answer was judged, and would be kept, with the old roots.
+	rows, err := tx.Query(ctx, `UPDATE federation_credentials SET ca_root_pem = $2, renewal_key_pem = NULL, renewal_csr_pem = NULL,
+			renewal_next_at = NULL, renewal_started_at = NULL, updated_at = now()
+		WHERE peer_id = $1 AND state = 'active' RETURNING id`, p.ID, c.CARootPEM)
+	if err != nil {
+		return nil, err
+	}
+	others, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, err
+	}
+	e := a.Act.Event("peer.roots")
+	e.PeerID, e.PeerName, e.StatusCode = p.ID, p.Name, 200
+	e.Detail = hex.EncodeToString(c.CAFingerprint[:]) + " in place of " + p.CAFingerprint
+	return others, record(ctx, tx, e)
 }

@@ -42,8 +42,11 @@ func (s *Credentials) Begin(ctx context.Context, d querying.Draft) (querying.Pen
 		if err != nil {
 			return notRevoked(err, d.PeerName)
 		}
-		if err := sameCA(ctx, tx, p, d.CAFingerprint); err != nil {
-			return err
+		if !d.ReplaceCA {
+			if err := sameCA(ctx, tx, p, d.CAFingerprint); err != nil {
+				out.PeerID = p.ID
+				return err
+			}
 		}
 		if _, err := tx.Exec(ctx, `DELETE FROM federation_credentials
 			WHERE state = 'pending' AND created_at < now() - interval '`+pendingLife+`'`); err != nil {
@@ -158,6 +161,11 @@ func (s *Credentials) Activate(ctx context.Context, a querying.Activation) (quer
 			return err
 		}
 		if !again {
+			if a.ReplaceCA {
+				if out.Retrusted, err = replaceCA(ctx, tx, a, p); err != nil {
+					return err
+				}
+			}
 			if p, err = adoptPeer(ctx, tx, a, p); err != nil {
 				return err
 			}
@@ -205,8 +213,10 @@ func adoptPeer(ctx context.Context, tx pgx.Tx, a querying.Activation, p peer.Pee
 	if p.State == peer.Revoked {
 		return p, notRevoked(peer.ErrRevoked, p.Name)
 	}
-	if err := sameCA(ctx, tx, p, a.Certified.CAFingerprint); err != nil {
-		return p, err
+	if !a.ReplaceCA {
+		if err := sameCA(ctx, tx, p, a.Certified.CAFingerprint); err != nil {
+			return p, err
+		}
 	}
 	c := a.Certified
 	rows, err := tx.Query(ctx, `UPDATE federation_peers p SET endpoint_url = $2, ca_fingerprint = $4,

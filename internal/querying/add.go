@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,6 +25,7 @@ type Draft struct {
 	ID             uuid.UUID
 	PeerName       string
 	CAFingerprint  [32]byte
+	ReplaceCA      bool   // of AddRequest
 	User           string // id or email; empty for none
 	EnrollmentHash [32]byte
 	SealedKey      []byte // sealed for ID
@@ -46,6 +48,7 @@ type Pending struct {
 type Activation struct {
 	Pending   Pending
 	Certified Certified
+	ReplaceCA bool // of AddRequest
 	Act       audit.Act
 }
 
@@ -54,6 +57,7 @@ type Added struct {
 	Peer       peer.Peer
 	Credential Held
 	Retired    []uuid.UUID // credentials of the same grant that the new one replaces
+	Retrusted  []uuid.UUID // other credentials of the peer, which believe it by another root now
 }
 
 // Held is a credential as it may be shown: without its key.
@@ -89,7 +93,7 @@ type User struct {
 type Store interface {
 	// Begin checks that user and peer are fit, makes the peer when its name is new, and stores the draft. When
 	// an earlier try with the same token is pending, its key, CSR and idempotency key are given back instead.
-	// Errors: ErrCAMismatch, ErrTokenUsed, peer.ErrRevoked, user_not_found.
+	// With ErrCAMismatch it tells which peer. Errors: ErrCAMismatch, ErrTokenUsed, peer.ErrRevoked, user_not_found.
 	Begin(ctx context.Context, d Draft) (Pending, error)
 	// Activate records the certificate, retires what it replaces, makes peer and credential active, and audits.
 	// The same certificate again changes nothing. Errors: those of Begin, and ErrInterrupted.
@@ -107,6 +111,8 @@ type AdderConfig struct {
 	Keys     Keys
 	Random   io.Reader
 	Now      func() time.Time
+	// Learn asks a peer for its roots over what is held at it. Nil: nobody asks.
+	Learn func(ctx context.Context, peerID uuid.UUID) error
 }
 
 // Adder redeems enrollment URLs.
@@ -120,7 +126,10 @@ type AddRequest struct {
 	EnrollmentURL string
 	Name          string // of the peer here; empty: one made of the URL's host
 	User          string // id or email of the local user who may ask with it; empty: the operator alone
-	Act           audit.Act
+	// ReplaceCA lets the URL's root take the place of those that the peer is known with: it has rolled its root over, and
+	// nothing that is held at it can tell. Only a person who has compared the fingerprint can say so.
+	ReplaceCA bool
+	Act       audit.Act
 }
 
 // AddPeer redeems an enrollment URL and stores the credential it gives.
@@ -141,7 +150,7 @@ func (s *Adder) AddPeer(ctx context.Context, r AddRequest) (Added, error) {
 	if err != nil {
 		return Added{}, err
 	}
-	pending, err := s.Store.Begin(ctx, draft)
+	pending, err := s.begin(ctx, draft)
 	if err != nil {
 		return Added{}, err
 	}
@@ -174,11 +183,23 @@ func (s *Adder) AddPeer(ctx context.Context, r AddRequest) (Added, error) {
 	if certified.RenewAfter, err = renewAfter(certified, s.Now(), s.Random); err != nil {
 		return Added{}, err
 	}
-	added, err := s.Store.Activate(ctx, Activation{Pending: pending, Certified: certified, Act: r.Act})
-	for _, id := range added.Retired {
+	added, err := s.Store.Activate(ctx, Activation{Pending: pending, Certified: certified, ReplaceCA: r.ReplaceCA, Act: r.Act})
+	for _, id := range slices.Concat(added.Retired, added.Retrusted) {
 		s.Client.Forget(id)
 	}
 	return added, err
+}
+
+// begin asks a peer whose CA seems to be another for its roots, once: the one that is believed can vouch for a new one.
+func (s *Adder) begin(ctx context.Context, d Draft) (Pending, error) {
+	pending, err := s.Store.Begin(ctx, d)
+	if !errors.Is(err, ErrCAMismatch) || s.Learn == nil {
+		return pending, err
+	}
+	if s.Learn(ctx, pending.PeerID) != nil {
+		return Pending{}, err // what the caller can do about it is the same
+	}
+	return s.Store.Begin(ctx, d)
 }
 
 func (s *Adder) draft(from EnrollmentURL, name string, r AddRequest) (Draft, error) {
@@ -200,7 +221,7 @@ func (s *Adder) draft(from EnrollmentURL, name string, r AddRequest) (Draft, err
 		return Draft{}, err
 	}
 	return Draft{
-		ID: id, PeerName: name, CAFingerprint: from.caFingerprint, User: r.User, EnrollmentHash: from.hash(),
+		ID: id, PeerName: name, CAFingerprint: from.caFingerprint, ReplaceCA: r.ReplaceCA, User: r.User, EnrollmentHash: from.hash(),
 		SealedKey: sealed, CSR: csr, IdempotencyKey: base64.RawURLEncoding.EncodeToString(idempotency[:]), Act: r.Act,
 	}, nil
 }

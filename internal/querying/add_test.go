@@ -192,6 +192,36 @@ func TestTheArcIsThePeersOwn(t *testing.T) {
 	w.mustAdd(b.url("t"))
 }
 
+// A peer that was away during a rollover comes back when its admin says so, and only then.
+func TestAnAdminReplacesTheCAOfAPeer(t *testing.T) {
+	t.Parallel()
+	w, old, b := newWorld(t), newOther(t), newOther(t)
+	first := w.mustAdd(old.url("t"))
+	trusting := func(root string) int {
+		return w.count(`SELECT count(*) FROM federation_credentials c JOIN federation_peers p ON p.id = c.peer_id
+			WHERE c.state = 'active' AND c.ca_root_pem = $1 AND p.ca_root_pem = $1`, root)
+	}
+	_, err := w.add(b.url("u"))
+	wantError(t, err, querying.ErrCAMismatch)
+	if trusting(old.ca.RootPEM()) != 1 || len(b.requests()) != 0 {
+		t.Error("a refusal has changed something, or the URL was sent")
+	}
+	replace := func(r *querying.AddRequest) { r.ReplaceCA = true }
+	added := w.mustAdd(b.url("u"), replace)
+	if added.Peer.ID != first.Peer.ID || added.Peer.CAFingerprint != b.ca.Fingerprint() || trusting(b.ca.RootPEM()) != 2 {
+		t.Errorf("%+v, %d credentials trust the new root", added.Peer, trusting(b.ca.RootPEM()))
+	}
+	if e := w.events("peer.roots"); len(e) != 1 || e[0].Detail != b.ca.Fingerprint()+" in place of "+old.ca.Fingerprint() || e[0].PeerID != first.Peer.ID {
+		t.Errorf("on record: %+v", e)
+	}
+	w.mustAdd(b.url("v"), replace)
+	if n := len(w.events("peer.roots")); n != 1 {
+		t.Errorf("%d changes on record, want one", n)
+	}
+	_, err = w.add(old.url("w"))
+	wantError(t, err, querying.ErrCAMismatch)
+}
+
 // Everything that can be found out before is found out before anything is sent.
 func TestNothingIsSentInVain(t *testing.T) {
 	t.Parallel()

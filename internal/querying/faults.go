@@ -22,7 +22,7 @@ var (
 	ErrCAMismatch = &fault.Fault{
 		Kind: fault.Conflict, Code: "peer_ca_mismatch",
 		Detail: "the peer is known here with another CA",
-		Hint:   "ask the other gateway's admin for its CA fingerprint; if it has a new one, remove the peer first, or add this one under another --name",
+		Hint:   "compare the CA fingerprint with the other gateway's admin over another channel; if it has rolled its root over, run the same command with --replace-ca; if this is another gateway, give it another --name",
 	}
 	ErrTokenUsed = &fault.Fault{
 		Kind: fault.Gone, Code: "enrollment_token_used",

@@ -74,6 +74,19 @@ func (r *Renewer) learn(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// LearnFrom asks a peer for its roots over one credential after the other, until it has answered.
+func (r *Renewer) LearnFrom(ctx context.Context, held []Credential) error {
+	ctx, cancel := context.WithTimeout(ctx, rootsWithin)
+	defer cancel()
+	err := error(ErrNotAvailable)
+	for _, c := range held {
+		if err = r.learnFrom(ctx, c); err == nil {
+			break
+		}
+	}
+	return err
+}
+
 // learnFrom believes what the peer says of its roots, because a root that was believed before has vouched for the
 // connection. A new one is believed at once. One that the peer names no more is given up only when a new connection
 // without it has worked: a mistake at the peer must not lock this gateway out.
