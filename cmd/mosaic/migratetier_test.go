@@ -35,7 +35,13 @@ type movedTable struct {
 func (c *cluster) migrateTier(dir string, flags ...string) (moved, error) {
 	c.t.Helper()
 	cmd := c.command(append([]string{"gateway", "migrate-tier", "--json", "--dir", dir, "--to", "-"}, flags...)...)
-	cmd.Stdin = strings.NewReader(c.pg.DSN() + "\n")
+	var target string
+	for _, setting := range c.env {
+		if value, found := strings.CutPrefix(setting, "DATABASE_URL="); found {
+			target = value // the last one counts
+		}
+	}
+	cmd.Stdin = strings.NewReader(target + "\n")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -105,8 +111,30 @@ func TestALocalTierMovesToAFederatedOne(t *testing.T) {
 	if plan.Copied || !slices.Contains(plan.Tables, movedTable{Table: "tasks", Rows: 2}) {
 		t.Errorf("a dry run: %+v", plan)
 	}
-	if again, err := c.migrateTier(dir, "--apply"); err != nil || !again.Copied || again.Finished {
-		t.Fatalf("%+v, %v", again, err)
+	if first, err := c.migrateTier(dir, "--apply"); err != nil || !first.Copied || first.Finished {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	// Somebody serves from the old directory once more: what was copied is not what there is.
+	again := startGateway(t, dir)
+	again.user("bo@example.org")
+	if err := again.stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.migrateTier(dir, "--finish", "--keep-ca"); err == nil || !strings.Contains(err.Error(), "(target_differs)") {
+		t.Errorf("a source that has served since: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "moved")); err == nil {
+		t.Error("the directory is marked as moved all the same")
+	}
+	c.tool("psql", "--no-psqlrc", "--quiet", "--dbname="+c.pg.DSN(), "--command=DROP DATABASE IF EXISTS again", "--command=CREATE DATABASE again")
+	for i, setting := range c.env {
+		if strings.HasPrefix(setting, "DATABASE_URL=") {
+			c.env[i] = strings.Replace(setting, "dbname=mosaic", "dbname=again", 1)
+		}
+	}
+	c.migrate()
+	if done, err := c.migrateTier(dir, "--apply"); err != nil || !done.Copied {
+		t.Fatalf("%+v, %v", done, err)
 	}
 	early := c.launch("early")
 	early.logged("tier_migration_unfinished")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/mosaicstack/gateway/internal/account"
@@ -99,6 +100,21 @@ func TestATransferGoesOnWhereItWasStopped(t *testing.T) {
 	}
 	if live := to.live(); len(live) != 1 {
 		t.Errorf("live certificates: %v", live)
+	}
+}
+
+// A source that is written to while it is copied is not copied.
+func TestACopyOfAMovingSourceIsRefused(t *testing.T) {
+	t.Parallel()
+	from, _, transfer := copied(t)
+	var once sync.Once
+	transfer.Progress = func(table string, _, _ int64) {
+		if table == "federation_grants" {
+			once.Do(func() { from.exec(`INSERT INTO users (email) VALUES ('late@example.org')`) })
+		}
+	}
+	if err := transfer.Copy(from.ctx); !errors.Is(err, postgres.ErrTargetDiffers) {
+		t.Errorf("%v, want target_differs", err)
 	}
 }
 
