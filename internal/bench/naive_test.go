@@ -39,6 +39,9 @@ type task struct {
 	UpdatedAt time.Time  `json:"updated_at"`
 }
 
+// committed ends the path of a handler that also commits a row of one number before it answers.
+const committed = "-committed"
+
 // naiveRole is a bare net/http handler behind mTLS: one query, Scan, encoding/json. It checks the client's chain in
 // the handshake and nothing after it: no grant, no revocation, no limit, no audit, no log.
 func naiveRole(ctx context.Context, config []byte) error {
@@ -70,7 +73,7 @@ func naiveRole(ctx context.Context, config []byte) error {
 	// As the gateway reads them: one index range for each branch, merged.
 	const merged = `SELECT * FROM ((` + personal + `) UNION ALL (` + row + `team_id = $2` + newest + `) UNION ALL (` + row + `team_id = $3` + newest + `)) r` + newest
 	mux := http.NewServeMux()
-	handle := func(path, sql string, args ...any) {
+	show := func(path, sql string, commit bool, args ...any) {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 			rows, err := pool.Query(r.Context(), sql, args...)
 			if err != nil {
@@ -88,9 +91,19 @@ func naiveRole(ctx context.Context, config []byte) error {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
 				return
 			}
+			if commit {
+				if _, err := pool.Exec(r.Context(), `INSERT INTO bench_commits VALUES (1)`); err != nil {
+					http.Error(w, err.Error(), http.StatusInternalServerError)
+					return
+				}
+			}
 			w.Header().Set("Content-Type", "application/json")
 			_ = json.NewEncoder(w).Encode(page)
 		})
+	}
+	handle := func(path, sql string, args ...any) {
+		show(path, sql, false, args...)
+		show(path+committed, sql, true, args...)
 	}
 	handle("/personal", personal, c.Owner)
 	handle("/teams", merged, c.Owner, c.Teams[0], c.Teams[1])
