@@ -136,7 +136,7 @@ func (g *gatewayProcess) keepEvidence() evidence {
 	return evidence{strings.TrimSpace(g.mosaic("federation", "audit", "key")), note}
 }
 
-// verifies recomputes the whole log: the lanes of those who were killed end where they were, and nothing is missing.
+// verifies recomputes the whole log: the logs of those who were killed end where they were, and nothing is missing.
 func (g *gatewayProcess) verifies(e evidence, rows int64) {
 	g.t.Helper()
 	var report struct {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mosaicstack/gateway/internal/fault"
@@ -39,23 +38,21 @@ type Sink interface {
 // The bounds of the writer. A batch is what one COPY carries; the queue is how many requests may wait for it
 // before the next one is turned away instead of queued.
 const (
-	// Lanes is how many batches may be under way at once: one is committed while the next one gathers.
-	Lanes = 2
-
 	maxBatch    = 512
 	maxWaiting  = 4096
 	appendLimit = 5 * time.Second
 )
 
-// Writer makes events durable in groups: while a batch is being committed, the events that arrive meanwhile gather
-// for the next. One commit serves all requests that wait for it. A few lanes commit side by side, each to a log of its
-// own, so that no lane has to know how far another has come.
+// Writer makes events durable in groups, one after the other: while a batch is being committed, the events that arrive
+// meanwhile gather for the next. One commit serves all requests that wait for it. It writes a log of its own.
 type Writer struct {
 	sink  Sink
 	log   *slog.Logger
 	now   func() time.Time
 	queue chan waiting
-	busy  atomic.Int32 // lanes that commit
+
+	turn chan struct{} // whoever has put something in may commit; who ends the writer leaves it there
+	to   *Log          // the log of whose turn it is
 
 	// Observe is told of every commit: how many events it was to make durable, and why it did not. It is set before
 	// Run; nil: nobody measures.
@@ -77,6 +74,7 @@ func NewWriter(sink Sink, log *slog.Logger, now func() time.Time) *Writer {
 	return &Writer{
 		sink: sink, log: log, now: now,
 		queue: make(chan waiting, maxWaiting),
+		turn:  make(chan struct{}, 1), to: NewLog(),
 	}
 }
 
@@ -87,6 +85,9 @@ func (w *Writer) Coming(n int) { w.crowd.come(n) }
 // must not leave.
 func (w *Writer) Record(ctx context.Context, e Event) error {
 	settle(&e, w.now)
+	if done, err := w.recordAlone(e); done {
+		return err
+	}
 	item := waiting{event: e, result: make(chan error, 1)}
 	if err := w.enqueue(item); err != nil {
 		return err
@@ -101,9 +102,6 @@ func (w *Writer) Record(ctx context.Context, e Event) error {
 
 // Waiting tells how many events wait for a place in a commit.
 func (w *Writer) Waiting() int { return len(w.queue) }
-
-// Busy tells how many lanes commit at this moment.
-func (w *Writer) Busy() int { return int(w.busy.Load()) }
 
 func (w *Writer) enqueue(item waiting) error {
 	w.mu.RLock()
@@ -129,10 +127,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	})
 	defer stop()
 
-	var lanes sync.WaitGroup
-	for range Lanes {
-		lanes.Go(func() { (&lane{Writer: w, to: NewLog()}).run() })
-	}
-	lanes.Wait()
+	w.commitQueued()
+	w.turn <- struct{}{} // whoever records alone has ended then, and nobody begins
 	return nil
 }

@@ -88,8 +88,8 @@ func TestEventsThatArriveDuringACommitShareTheNext(t *testing.T) {
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("100 events took %s; nobody waits for more than two commits", took)
 		}
-		if most := 2 * audit.Lanes; len(s.batches) > most || s.stored() != 100 {
-			t.Errorf("%d events in %d batches, want 100 in at most %d", s.stored(), len(s.batches), most)
+		if len(s.batches) > 2 || s.stored() != 100 {
+			t.Errorf("%d events in %d batches, want 100 in 2", s.stored(), len(s.batches))
 		}
 		stop()
 	})
@@ -164,6 +164,45 @@ func TestStopCommitsWhatIsQueued(t *testing.T) {
 		wg.Wait()
 		if s.stored() != 20 {
 			t.Errorf("%d of 20 events stored", s.stored())
+		}
+	})
+}
+
+// TestWhoIsAloneCommitsWithoutTheQueue: nothing takes from the queue of a writer that does not run.
+func TestWhoIsAloneCommitsWithoutTheQueue(t *testing.T) {
+	t.Parallel()
+	s := &sink{}
+	w := audit.NewWriter(s, slog.New(slog.DiscardHandler), time.Now)
+	for range 2 {
+		w.Coming(1)
+		if err := w.Record(t.Context(), audit.Event{}); err != nil {
+			t.Error(err)
+		}
+		w.Coming(-1)
+	}
+	if s.stored() != 2 {
+		t.Errorf("%d events stored, want 2", s.stored())
+	}
+}
+
+// TestStopWaitsForWhoIsAlone: what the writer stores to may be closed when it has ended.
+func TestStopWaitsForWhoIsAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &sink{took: time.Second}
+		w, stop := running(t, s)
+		recorded := make(chan error, 1)
+		go func() { recorded <- w.Record(t.Context(), audit.Event{}) }()
+		synctest.Wait()
+		stop()
+		if s.stored() != 1 {
+			t.Error("the writer has ended before the event was stored")
+		}
+		if err := <-recorded; err != nil {
+			t.Error(err)
+		}
+		if err := w.Record(t.Context(), audit.Event{}); !errors.Is(err, audit.ErrUnavailable) || s.stored() != 1 {
+			t.Errorf("after the stop: %v with %d events stored", err, s.stored())
 		}
 	})
 }

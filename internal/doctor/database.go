@@ -10,7 +10,7 @@ import (
 const (
 	oldestServer = 15_00_00 // PostgreSQL 15
 
-	// Two replicas during an update hold as many connections as one pool and its audit lanes, twice.
+	// Two replicas during an update hold as many connections as one pool and the audit writer, twice.
 	spareConnections = 20
 
 	// How far a clock may be off before somebody looks, and before requests are judged by the wrong time.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,9 +20,6 @@ import (
 // AuditLog stores and reads the audit log. It is the audit.Sink of the gateway.
 type AuditLog struct {
 	*DB
-
-	// carefulUntil, in nanoseconds since 1970: a peer is being deleted, and batches ask first which peers are free.
-	carefulUntil atomic.Int64
 }
 
 // copiedColumns is what a COPY of rows carries, in the order of appendRow.
@@ -33,64 +29,19 @@ const copiedColumns = `id, request_id, direction, actor, peer_id, peer_ref, peer
 
 const copiedCount = 25
 
-// How long a batch waits for the lock on a peer before it goes the careful way, and how long the next ones go it too.
-const (
-	peerLockTimeout = 200 * time.Millisecond
-	carefulFor      = time.Second
-)
-
-// Append implements audit.Sink. A batch of more than one row is one COPY, and one message to the server: the leaves' row and the COPY are
-// one implicit transaction (PostgreSQL documentation, 55.2.2.1), so that it takes one round trip however many rows it
-// has.
-//
-// The rows name their peers, and the foreign key waits for a peer that is being deleted. Such a batch is sent again
-// with that peer's id left out; peer_ref has it.
+// Append implements audit.Sink. A batch of more than one row is one COPY, and one message to the server: the leaves' row
+// and the COPY are one implicit transaction (PostgreSQL documentation, 55.2.2.1), so that it takes one round trip
+// however many rows it has.
 func (l *AuditLog) Append(ctx context.Context, b *audit.Batch) error {
 	conn, err := l.commits.Acquire(ctx)
 	if err != nil {
 		return fail(err, "append audit events")
 	}
 	defer conn.Release()
-	if time.Now().UnixNano() >= l.carefulUntil.Load() {
-		switch err := quickly(ctx, conn.Conn(), b); sqlState(err) {
-		case lockNotAvailable:
-			l.carefulUntil.Store(time.Now().Add(carefulFor).UnixNano())
-		case foreignKeyViolation: // the peer is gone already
-		default:
-			return appendError(err)
-		}
-	}
-	tx, err := conn.Begin(ctx)
-	if err != nil {
-		return fail(err, "append audit events")
-	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
-	gone, err := lockPeers(ctx, tx, b.Events)
-	if err != nil {
-		return fail(err, "append audit events")
-	}
-	doc, err := copyDocument(b, gone)
-	if err != nil {
-		return err
-	}
-	if _, err := conn.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(doc), insertBatch(b)+copyRows); err != nil {
-		return appendError(err)
-	}
-	return appendError(tx.Commit(ctx))
-}
-
-// quickly stores a batch that names its peers, and gives up when one of them is locked.
-func quickly(ctx context.Context, conn *pgx.Conn, b *audit.Batch) error {
 	if len(b.Events) == 1 {
-		return insertOne(ctx, conn, b)
+		return appendError(insertOne(ctx, conn.Conn(), b))
 	}
-	doc, err := copyDocument(b, nil)
-	if err != nil {
-		return err
-	}
-	sql := fmt.Sprintf("SET LOCAL lock_timeout = %d; ", peerLockTimeout.Milliseconds()) + insertBatch(b) + copyRows
-	_, err = conn.PgConn().CopyFrom(ctx, bytes.NewReader(doc), sql)
-	return err
+	return appendError(copyBatch(ctx, conn.Conn(), b))
 }
 
 // Stored implements audit.Sink.
@@ -124,43 +75,38 @@ func appendError(err error) error {
 	return fmt.Errorf("%w: %w", audit.ErrInDoubt, err)
 }
 
-// lockPeers tells which peers of the events cannot be named: those that are gone or are being deleted. The others stay
-// until the transaction ends. It waits for nobody.
-func lockPeers(ctx context.Context, tx pgx.Tx, events []audit.Event) (gone map[uuid.UUID]bool, err error) {
-	gone = map[uuid.UUID]bool{}
-	for _, e := range events {
-		if e.PeerID != uuid.Nil {
-			gone[e.PeerID] = true
-		}
-	}
-	ids := make([]uuid.UUID, 0, len(gone))
-	for id := range gone {
-		ids = append(ids, id)
-	}
-	free, err := collect(ctx, tx, "lock peers", pgx.RowTo[uuid.UUID], `SELECT id FROM federation_peers WHERE id = ANY($1) FOR KEY SHARE SKIP LOCKED`, ids)
-	for _, id := range free {
-		delete(gone, id)
-	}
-	return gone, err
-}
-
 const copyRows = `COPY federation_audit_log (` + copiedColumns + `) FROM STDIN (FORMAT binary)`
 
-// insertBatch is a statement without parameters, because the simple protocol takes none. Nothing in it is text that
-// came from outside.
-func insertBatch(b *audit.Batch) string {
-	return fmt.Sprintf(`INSERT INTO federation_audit_batches (log_id, first_leaf, leaf_count, leaves, root) VALUES ('%s', %d, %d, '\x%x', '\x%x'); `,
-		b.LogID, b.First, len(b.Events), b.Leaves, b.Root[:])
+// insertBatch stores the leaves of a batch. It is prepared, which is half of the server's work for it.
+const (
+	insertBatchName = "audit_batch"
+	insertBatch     = `INSERT INTO federation_audit_batches (log_id, first_leaf, leaf_count, leaves, root) VALUES ($1, $2, $3, $4, $5)`
+)
+
+// copyBatch sends a batch as one message: EXECUTE and COPY. The simple protocol takes no parameters, so they are in the
+// text. Nothing of it came from outside.
+func copyBatch(ctx context.Context, conn *pgx.Conn, b *audit.Batch) error {
+	doc, err := copyDocument(b)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Prepare(ctx, insertBatchName, insertBatch); err != nil { // once for each connection
+		return err
+	}
+	sql := fmt.Sprintf(`EXECUTE `+insertBatchName+` ('%s', %d, %d, '\x%x', '\x%x'); `,
+		b.LogID, b.First, len(b.Events), b.Leaves, b.Root[:]) + copyRows
+	_, err = conn.PgConn().CopyFrom(ctx, bytes.NewReader(doc), sql)
+	return err
 }
 
 // copyDocument is the rows of a batch in COPY's binary format (PostgreSQL documentation, COPY, "Binary Format").
-func copyDocument(b *audit.Batch, gone map[uuid.UUID]bool) ([]byte, error) {
+func copyDocument(b *audit.Batch) ([]byte, error) {
 	doc := make([]byte, 0, 32+len(b.Events)*512)
 	doc = append(doc, "PGCOPY\n\xff\r\n\x00"...)
 	doc = append(doc, 0, 0, 0, 0, 0, 0, 0, 0) // no flags, no header extension
 	for i, e := range b.Events {
 		var err error
-		if doc, err = appendRow(doc, e, gone[e.PeerID], b.LogID, b.First+int64(i)); err != nil {
+		if doc, err = appendRow(doc, e, b.LogID, b.First+int64(i)); err != nil {
 			return nil, err
 		}
 	}
@@ -170,7 +116,7 @@ func copyDocument(b *audit.Batch, gone map[uuid.UUID]bool) ([]byte, error) {
 // epoch is where PostgreSQL's timestamps begin.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 
-func appendRow(doc []byte, e audit.Event, peerGone bool, log uuid.UUID, leaf int64) ([]byte, error) {
+func appendRow(doc []byte, e audit.Event, log uuid.UUID, leaf int64) ([]byte, error) {
 	for _, n := range []int{e.StatusCode, e.RowsOut, e.Occurrences} {
 		if n < math.MinInt32 || n > math.MaxInt32 {
 			return nil, fmt.Errorf("%w: %d is out of range", audit.ErrRefused, n)
@@ -207,11 +153,7 @@ func appendRow(doc []byte, e audit.Event, peerGone bool, log uuid.UUID, leaf int
 	text(e.RequestID)
 	text(string(e.Direction))
 	text(e.Actor)
-	if peerGone {
-		null()
-	} else {
-		id(e.PeerID)
-	}
+	id(e.PeerID)
 	id(e.PeerID)
 	text(e.PeerName)
 	id(e.GrantID)

@@ -14,18 +14,16 @@ import (
 
 const insertOneName = "audit_one"
 
-// insertOneSQL stores a row and its leaf. The setting holds until the statement's own transaction ends, and the foreign
-// key is checked after it is made.
+// insertOneSQL stores a row and its leaf.
 var insertOneSQL = func() string {
 	params := make([]string, copiedCount)
 	for i := range params {
 		params[i] = "$" + strconv.Itoa(i+1)
 	}
 	return fmt.Sprintf(`WITH b AS (
-			INSERT INTO federation_audit_batches (log_id, first_leaf, leaf_count, leaves, root)
-			SELECT $%d, $%d, 1, $%d::bytea, $%d::bytea WHERE set_config('lock_timeout', '%d', true) IS NOT NULL)
+			INSERT INTO federation_audit_batches (log_id, first_leaf, leaf_count, leaves, root) VALUES ($%d, $%d, 1, $%d, $%d))
 		INSERT INTO federation_audit_log (%s) VALUES (%s)`,
-		copiedCount-1, copiedCount, copiedCount+1, copiedCount+2, peerLockTimeout.Milliseconds(), copiedColumns, strings.Join(params, ", "))
+		copiedCount-1, copiedCount, copiedCount+1, copiedCount+2, copiedColumns, strings.Join(params, ", "))
 }()
 
 // insertOne stores a batch of one row, which is what a gateway that is asked one thing at a time has. A statement that
@@ -35,7 +33,7 @@ func insertOne(ctx context.Context, conn *pgx.Conn, b *audit.Batch) error {
 	if _, err := conn.Prepare(ctx, insertOneName, insertOneSQL); err != nil { // once for each connection
 		return err
 	}
-	row, err := appendRow(nil, b.Events[0], false, b.LogID, b.First)
+	row, err := appendRow(nil, b.Events[0], b.LogID, b.First)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ type world struct {
 	enroll    *postgres.Enrollment
 	serving   *postgres.Serving
 	audit     *postgres.AuditLog
+	upkeep    *postgres.Upkeep
 }
 
 func newWorld(t *testing.T) *world {
@@ -46,7 +47,7 @@ func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, ctx: t.Context(), pool: pool, db: db,
 		accounts: &postgres.Accounts{DB: db}, resources: &postgres.Resources{DB: db, Seal: openSealer{}}, grants: &postgres.Grants{DB: db},
-		peers: &postgres.Peers{DB: db}, enroll: &postgres.Enrollment{DB: db}, serving: &postgres.Serving{DB: db}, audit: &postgres.AuditLog{DB: db},
+		peers: &postgres.Peers{DB: db}, enroll: &postgres.Enrollment{DB: db}, serving: &postgres.Serving{DB: db}, audit: &postgres.AuditLog{DB: db}, upkeep: &postgres.Upkeep{DB: db},
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mosaicstack/gateway/internal/audit"
@@ -155,11 +154,8 @@ func (s *Peers) SetLimit(ctx context.Context, ref string, l *grant.Limit, act au
 	})
 }
 
-// How many audit rows forget a removed peer in one transaction, and how long all of them may take.
-const (
-	unlinkRows   = 2000
-	unlinkWithin = 10 * time.Minute
-)
+// unlinkWithin is how long the removal of a peer may take, with all of its audit rows.
+const unlinkWithin = 10 * time.Minute
 
 // Remove deletes a peer, its grants and our credentials at it. Its audit rows stay, and lose only the reference.
 //
@@ -184,7 +180,7 @@ func (s *Peers) Remove(ctx context.Context, ref string, act audit.Act) error {
 	if err != nil {
 		return err
 	}
-	if err := s.unlinkRows(ctx, p.ID); err != nil {
+	if _, err := s.unlinkRows(ctx, p.ID); err != nil {
 		return err
 	}
 	return s.inTx(ctx, "remove peer", func(tx pgx.Tx) error {
@@ -200,24 +196,4 @@ func (s *Peers) Remove(ctx context.Context, ref string, act audit.Act) error {
 		_, err = tx.Exec(ctx, `DELETE FROM federation_peers WHERE id = $1`, p.ID)
 		return err
 	})
-}
-
-// unlinkRows makes the audit rows of a peer forget it, newest first. It goes down in time, so that no portion walks
-// again through the index entries that the ones before it have left behind.
-func (s *Peers) unlinkRows(ctx context.Context, id uuid.UUID) error {
-	at := time.Now().Add(24 * time.Hour) // whose clock is further ahead leaves rows for the DELETE
-	for {
-		var n int
-		var last *time.Time
-		if err := s.pool.QueryRow(ctx, `WITH gone AS (UPDATE federation_audit_log a SET peer_id = NULL
-			FROM (SELECT created_at, id FROM federation_audit_log WHERE peer_id = $1 AND created_at <= $3 ORDER BY created_at DESC LIMIT $2) b
-			WHERE a.created_at = b.created_at AND a.id = b.id RETURNING a.created_at)
-			SELECT count(*), min(created_at) FROM gone`, id, unlinkRows, at).Scan(&n, &last); err != nil {
-			return fail(err, "unlink audit rows")
-		}
-		if n < unlinkRows {
-			return nil
-		}
-		at = *last
-	}
 }

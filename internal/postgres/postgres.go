@@ -17,7 +17,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/mosaicstack/gateway/internal/audit"
 	"github.com/mosaicstack/gateway/internal/fault"
 )
 
@@ -32,6 +31,9 @@ type Config struct {
 // The statement timeout of every connection, in milliseconds (spec 8): a runaway read must not hold a
 // connection for longer than a peer would wait.
 const statementTimeout = "5000"
+
+// commitConns is one connection for the audit writer, and one that may be dialled while another is being given up.
+const commitConns = 2
 
 // ErrUnavailable is returned for every failure to reach the database.
 var ErrUnavailable = &fault.Fault{
@@ -68,7 +70,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
 	pc = pc.Copy()
-	pc.MaxConns = audit.Lanes
+	pc.MaxConns = commitConns
 	commits, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		pool.Close()

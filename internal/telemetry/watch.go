@@ -69,8 +69,6 @@ func (m *Metrics) Batch(events int, took time.Duration, err error) {
 // WatchAudit shows the queue of the audit log's writer.
 func (m *Metrics) WatchAudit(w *audit.Writer) {
 	m.watch("audit_waiting", "Requests that wait for a place in a commit to the audit log.", nil, func() float64 { return float64(w.Waiting()) })
-	m.watch("audit_lanes_busy", "Commits to the audit log under way.", nil, func() float64 { return float64(w.Busy()) })
-	m.watch("audit_lanes", "Commits to the audit log that may be under way at once.", nil, func() float64 { return audit.Lanes })
 }
 
 // Link is how limits are shared, as limit.Stats tells it.

@@ -47,6 +47,8 @@ type Store interface {
 	// ForgetAnswers deletes the kept answers of enrollment tokens whose life has ended, and of renewals that nobody can
 	// need again.
 	ForgetAnswers(ctx context.Context) (int64, error)
+	// ForgetRemovedPeers takes the ids of removed peers out of audit rows that were committed meanwhile, and says of how many.
+	ForgetRemovedPeers(ctx context.Context) (int64, error)
 	// EnsurePartitions makes the audit partitions of the months ahead.
 	EnsurePartitions(ctx context.Context) error
 	// DropAuditRows drops the audit partitions of the months before the last so many, and says how many.
@@ -114,6 +116,7 @@ func (k *Keeper) Tasks() []Task {
 		{"expire-grants", 15 * time.Second, counted("expire-grants", k.Store.ExpireGrants)},
 		{"retire-certificates", 15 * time.Second, counted("retire-certificates", k.Store.RetireCertificates)},
 		{"forget-answers", time.Minute, counted("forget-answers", k.Store.ForgetAnswers)},
+		{"forget-removed-peers", time.Minute, counted("forget-removed-peers", k.Store.ForgetRemovedPeers)},
 		{"audit-partitions", time.Hour, k.Store.EnsurePartitions},
 		{"audit-checkpoint", 30 * time.Second, k.Checkpoint},
 		{"audit-retention", 10 * time.Minute, counted("audit-retention", k.DropAuditRows)},
