@@ -130,7 +130,12 @@ func (c *Client) takeAt(ctx context.Context, buckets []grant.Bucket, owed []time
 	}
 	out := make([]grant.Standing, len(buckets))
 	for i, b := range buckets {
-		out[i] = b.Standing(time.Duration(reply[2*i+2])*time.Microsecond, time.Duration(reply[2*i+1])*time.Microsecond)
+		wait, reset := reply[2*i+1], reply[2*i+2]
+		// What the script cannot have said is nobody's standing: a wait without end would shut a grant out.
+		if wait < 0 || wait > b.Limit.Interval().Microseconds() || reset < 0 || reset > b.Limit.Tolerance().Microseconds() {
+			return time.Time{}, nil, ErrUnavailable.Because(fmt.Errorf("bucket %s waits %d µs and is full in %d µs", b.Name, wait, reset))
+		}
+		out[i] = b.Standing(time.Duration(reset)*time.Microsecond, time.Duration(wait)*time.Microsecond)
 	}
 	return time.UnixMicro(reply[0]), out, nil
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/grant"
 	"github.com/mosaicstack/gateway/internal/limit"
@@ -109,6 +111,82 @@ func TestWhatACallerKnowsToBeOwedCounts(t *testing.T) {
 	}
 	if s := take(t, c, 0, b); !s.Refused() {
 		t.Errorf("what was owed is forgotten: %+v", s)
+	}
+}
+
+// Whoever can write to the server can put anything in a bucket's place. It never lifts the limit, it shuts nobody out
+// for longer than the limit itself could, and it is no failure of the server.
+func TestWhatSomebodyPutInABucketsPlaceNeitherLiftsNorLocksTheLimit(t *testing.T) {
+	t.Parallel()
+	server := valkeytest.Start(t)
+	c := open(t, server.URL())
+	const key = "mosaic:limit:grant:"
+	far := fmt.Sprint(time.Now().AddDate(100, 0, 0).UnixMicro())
+	tests := []struct {
+		name string
+		put  []any
+		full bool // it counts as a bucket that is spent; else as none
+	}{
+		{"NaN", []any{"SET", "nan"}, false},
+		{"minus NaN", []any{"SET", "-nan"}, false},
+		{"infinity", []any{"SET", "inf"}, true},
+		{"minus infinity", []any{"SET", "-inf"}, false},
+		{"beyond every number", []any{"SET", "1e999"}, true},
+		{"far in the future", []any{"SET", far}, true},
+		{"long ago", []any{"SET", "-1e300"}, false},
+		{"a word", []any{"SET", "unlimited"}, false},
+		{"nothing", []any{"SET", ""}, false},
+		{"bytes", []any{"SET", "\x00\xff"}, false},
+		{"a list", []any{"RPUSH", far}, false},
+		{"a set", []any{"SADD", "nan"}, false},
+	}
+	for _, tt := range tests {
+		b := bucket("grant", 1, 10) // one a minute: the test's own time is nothing
+		b.ID = tt.name
+		if e, failed := server.Do(append([]any{tt.put[0], key + b.ID}, tt.put[1:]...)...).(error); failed {
+			t.Fatalf("%s: %v", tt.name, e)
+		}
+		want := 10
+		if tt.full {
+			want = 0
+		}
+		ok := 0
+		for range 30 {
+			s := take(t, c, 0, b)
+			if !s.Refused() {
+				ok++
+			} else if s.Wait > time.Minute || s.Reset > 10*time.Minute {
+				t.Errorf("%s: %+v, want refused for a minute at most", tt.name, s)
+			}
+		}
+		if ok != want {
+			t.Errorf("%s: %d of 30 allowed, want %d", tt.name, ok, want)
+		}
+		if left, _ := server.Do("PTTL", key+b.ID).(int64); left <= 0 || left > (10*time.Minute).Milliseconds() {
+			t.Errorf("%s: the key lives %d ms more, want the burst's ten minutes at most", tt.name, left)
+		}
+	}
+	b := bucket("grant", 1, 10)
+	server.Do("SET", key+b.ID, "nan")
+	if s := take(t, c, 8*time.Minute, b); s.Remaining != 1 {
+		t.Errorf("eight of ten are owed beside a NaN: %d left after one more, want 1", s.Remaining)
+	}
+}
+
+// A server that answers what the script cannot have said is no store of limits.
+func TestAnAnswerThatNoBucketCanHaveIsNone(t *testing.T) {
+	t.Parallel()
+	c := open(t, valkeytest.Start(t).URL())
+	b := bucket("grant", 60, 10)
+	for script, good := range map[string]bool{
+		"return {1, 0, 10000000}": true, "return {1, 1000000, 10000000}": true,
+		"return {1, -1, 0}": false, "return {1, 1000001, 0}": false, "return {1, 0, -1}": false, "return {1, 0, 10000001}": false,
+		"return {1, 0}": false, "return {1, 0/0, 0/0}": false, "return {1, 1/0, 1/0}": false,
+	} {
+		c.take = redis.NewScript(script)
+		if _, err := c.Take(t.Context(), []grant.Bucket{b}, []time.Duration{0}); good != (err == nil) || err != nil && !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s: %v", script, err)
+		}
 	}
 }
 
