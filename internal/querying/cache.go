@@ -13,7 +13,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// MaxStale is how long an answer may be shown after the peer gave or confirmed it, whatever anybody has set.
+// MaxStale is how long an answer may be shown after the peer was asked for it, or to confirm it, whatever anybody has set.
 const MaxStale = 5 * time.Minute
 
 // Question is what an answer is kept under: who asked whom, with what, and for what.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -95,6 +96,54 @@ func TestRowsAreShownAloneOnlyWhileThePeerIsAway(t *testing.T) {
 	m.wantShown("remote-secret", querying.StatusStale)
 	m.pass(time.Second)
 	m.wantNothing(querying.ErrUnreachable)
+}
+
+// The age counts from when the peer was asked, for the rows or to confirm them: it looked at them at some time after that,
+// so they are never told to be younger than they may be. Nor are they shown longer.
+func TestAnAnswerIsAsOldAsItsQuestion(t *testing.T) {
+	t.Parallel()
+	m := remember(t)
+	const took, life = 40 * time.Second, 100 * time.Second
+	answers := answer(200, aPage)
+	m.peer.set(func(p *tagging) {
+		p.refuse = func(w http.ResponseWriter, r *http.Request) {
+			m.pass(took) // since it was asked
+			w.Header().Set("ETag", `"t"`)
+			w.Header().Set("Cache-Control", fmt.Sprintf("private, max-age=%d", life/time.Second))
+			if r.Header.Get("If-None-Match") == `"t"` {
+				w.WriteHeader(http.StatusNotModified)
+				return
+			}
+			answers(w, r)
+		}
+	})
+	for _, what := range []string{"an answer", "a confirmation"} {
+		m.road.open()
+		p, err := m.list(m.caller())
+		noError(t, err)
+		if p.Sources[0].Status != querying.StatusOK {
+			t.Errorf("%s: %+v", what, p.Sources[0])
+		}
+		m.road.close(querying.ErrUnreachable)
+		p, err = m.list(m.caller())
+		noError(t, err)
+		if age := p.Sources[0].Age; age == nil || *age < int(took/time.Second) || *age >= int(2*took/time.Second) {
+			t.Errorf("%s that took %s is told to be %v s old", what, took, age)
+		}
+		m.pass(life - took - 10*time.Second)
+		if p, err = m.list(m.caller()); err != nil || p.Sources[0].Status != querying.StatusStale {
+			t.Errorf("%s, shortly before its end: %v %+v", what, err, p.Sources)
+		}
+		if what == "a confirmation" {
+			m.pass(10 * time.Second)
+			if p, err = m.list(m.caller()); !errors.Is(err, querying.ErrUnreachable) {
+				t.Errorf("%s, %s after its question: %v %+v", what, life, err, p.Sources)
+			}
+		}
+	}
+	if hits, again := m.count(querying.CacheHit), m.count(querying.CacheRevalidated); hits < 2 || again != 1 {
+		t.Errorf("%d hits, %d confirmed", hits, again)
+	}
 }
 
 func TestRowsAreShownNoLongerThanTheGrantAllows(t *testing.T) {

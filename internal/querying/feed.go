@@ -30,7 +30,7 @@ type Source struct {
 	Detail     string `json:"detail,omitempty"`              // the same in words
 	Hint       string `json:"hint,omitempty"`                // what to do
 	RetryAfter int    `json:"retry_after_seconds,omitempty"` // zero: trying again changes nothing, or can be done at once
-	Age        *int   `json:"age_seconds,omitempty"`         // of stale rows: how long ago the peer gave or confirmed them
+	Age        *int   `json:"age_seconds,omitempty"`         // of stale rows: since the peer was asked for them, or to confirm them
 	Rows       int    `json:"rows"`                          // of this page
 
 	Search *SearchInfo `json:"search,omitempty"` // how it found its rows

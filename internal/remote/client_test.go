@@ -143,6 +143,40 @@ func TestConnectionsArePooledPerCertificate(t *testing.T) {
 	}
 }
 
+// A root that is given up vouches for nobody any more, also not on a connection that it let come about; and each root that
+// comes or goes is looked at with a connection under it.
+func TestConnectionsAreOfTheRootsThatVouchForThem(t *testing.T) {
+	t.Parallel()
+	ca, next := peertest.NewCA(t), peertest.NewCA(t)
+	s := ca.Listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answerJSON(w, `"`+r.RemoteAddr+`"`) }))
+	to, c := target(t, ca, s), client(t)
+	seen := map[string]bool{}
+	ask := func(roots string) (fresh bool) {
+		t.Helper()
+		to.CARootPEM = roots
+		a, err := get(t, c, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh = !seen[string(a.Body)]
+		seen[string(a.Body)] = true
+		return fresh
+	}
+	both := ca.RootPEM() + next.RootPEM()
+	for i, tt := range []struct {
+		roots string
+		fresh bool
+	}{{ca.RootPEM(), true}, {ca.RootPEM(), false}, {both, true}, {both, false}, {ca.RootPEM(), true}} {
+		if fresh := ask(tt.roots); fresh != tt.fresh {
+			t.Errorf("request %d: over a connection of its own %v, want %v", i, fresh, tt.fresh)
+		}
+	}
+	to.CARootPEM = next.RootPEM()
+	if a, err := get(t, c, to); !errors.Is(err, querying.ErrUntrusted) {
+		t.Errorf("with the other root alone: %s %v", a.Body, err)
+	}
+}
+
 func TestRequestsAtOnceShareOneConnection(t *testing.T) {
 	t.Parallel()
 	ca := peertest.NewCA(t)

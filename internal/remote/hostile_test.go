@@ -70,6 +70,10 @@ func TestHostileAnswersAreRefused(t *testing.T) {
 			header(w, "Content-Type", "application/json")
 			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		},
+		"a confirmation that nobody asked for": func(w http.ResponseWriter, _ *http.Request) {
+			header(w, "ETag", `"t"`)
+			w.WriteHeader(http.StatusNotModified)
+		},
 		"many headers": func(w http.ResponseWriter, _ *http.Request) {
 			for i := range 4096 {
 				header(w, "X-Junk", strings.Repeat("b", 32)+string(rune('a'+i%26)))
