@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -40,7 +41,12 @@ func newStandalone(t *testing.T) *cluster {
 func TestTheStandaloneTierServesItsOwnUsers(t *testing.T) {
 	t.Parallel()
 	c := newStandalone(t)
+	dir := filepath.Join(c.dir, "r0") // one that a killed replica left, and that others may enter
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "ready.json"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	r := c.replicas(2)
+	r[0].closed(dir)
 	r[0].user("ada@example.org", "one", "two")
 	var page struct {
 		Data    []struct{ Title, Source string }
@@ -93,4 +99,17 @@ func TestTheStandaloneTierServesItsOwnUsers(t *testing.T) {
 	if out := r[0].mosaic("federation", "audit", "list"); !strings.Contains(out, "resource.import") {
 		t.Errorf("audit: %s", out)
 	}
+}
+
+// closed wants the gateway's directory to be its alone, and the log to say that it was not.
+func (g *gatewayProcess) closed(dir string) {
+	g.t.Helper()
+	fi, err := os.Stat(dir)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if fi.Mode().Perm() != 0o700 {
+		g.t.Errorf("the directory's mode is %v, want 0700", fi.Mode())
+	}
+	g.logged(`"was":"0755"`)
 }

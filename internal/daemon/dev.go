@@ -89,6 +89,7 @@ func Dev(ctx context.Context, o DevOptions) (err error) {
 		return err
 	}
 	stack.add("directory", dir.Close)
+	tellFoundOpen(dir, log)
 	// One that a killed gateway left behind would send people to an address where nobody is.
 	if err := os.Remove(dir.Join(readyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale %s: %w", readyFile, err)

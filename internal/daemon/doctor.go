@@ -145,7 +145,7 @@ func (x *doctorWiring) serve(ctx context.Context) error {
 	}
 	x.c.Machine = doctor.Machine{
 		Dir: s.Dir, MinFree: 64 << 10, LowFree: 256 << 10, // a socket and ready.json
-		Free: freeSpace, Writable: writable,
+		Free: freeSpace, Writable: func(dir string) error { return errors.Join(writable(dir), closable(dir)) },
 		OpenFiles: func() (uint64, error) { return openFiles(s.Dir) },
 		Running:   func(ctx context.Context) doctor.Running { return runs(ctx, s.Dir) },
 	}

@@ -71,6 +71,7 @@ func MigrateTier(ctx context.Context, o MigrateTierOptions) (err error) {
 		return err
 	}
 	stack.add("directory", dir.Close)
+	tellFoundOpen(dir, log)
 	if _, err := os.Stat(dir.Join(completeFile)); err != nil {
 		return errNoSource.Because(err)
 	}

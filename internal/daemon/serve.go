@@ -138,8 +138,8 @@ func (r *replica) open() error {
 		}
 		r.stack.add("federation listener", ignoreClosed(r.federation.Close))
 	}
-	if err := os.MkdirAll(r.settings.Dir, 0o700); err != nil {
-		return errSocketDir.With("MOSAIC_DIR %s cannot be made", r.settings.Dir).Because(err)
+	if err := openSocketDir(r.settings.Dir, r.log); err != nil {
+		return err
 	}
 	if r.socket, err = unixsock.Listen(r.settings.Dir, "admin.sock", 0o600); err != nil {
 		return err
@@ -147,11 +147,6 @@ func (r *replica) open() error {
 	r.stack.add("admin socket", ignoreClosed(r.socket.Close))
 	r.metricsURL, err = serveMetrics(r.settings.MetricsListen, defaultMetrics, r.metrics, r.log, r.stack)
 	return err
-}
-
-var errSocketDir = &fault.Fault{
-	Kind: fault.Unavailable, Code: "socket_dir_unusable", Detail: "the directory of the admin socket cannot be used",
-	Hint: "let MOSAIC_DIR name a directory that the gateway's user may write to; in a container, a tmpfs of its own",
 }
 
 // assemble waits for the parts, one after the other, and makes the gateway on top of them.

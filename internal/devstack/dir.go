@@ -37,10 +37,12 @@ type Dir struct {
 	path      string
 	createdAt time.Time
 	lock      *os.File
+	foundOpen fs.FileMode
 }
 
 // OpenDir takes the directory at path for this process. A missing or empty one is initialised with mode 0700; one
-// that holds anything else than our data is refused untouched. The lock is the kernel's (flock), so it ends with
+// that holds anything else than our data is refused untouched. One of ours that others could enter is closed to them
+// again: see FoundOpen. The lock is the kernel's (flock), so it ends with
 // the process and never has to be cleaned up.
 //
 // Faults: dir_foreign, dir_unwritable, dir_not_a_directory, dir_format, dir_in_use.
@@ -80,6 +82,10 @@ func (d *Dir) PostgresDir() string { return d.Join(postgresName) }
 
 // CreatedAt is when the directory was initialised.
 func (d *Dir) CreatedAt() time.Time { return d.createdAt }
+
+// FoundOpen is the mode of a directory that held our data and could be entered by others until it was opened; 0
+// otherwise. What is in it has modes of its own, so they could see names and not secrets.
+func (d *Dir) FoundOpen() fs.FileMode { return d.foundOpen }
 
 // Close gives the directory up. Everything inside stays.
 func (d *Dir) Close() error { return unlock(d.lock) }
@@ -184,7 +190,10 @@ func (d *Dir) settle() error {
 	if err != nil {
 		return dirFault(d.path, err)
 	}
-	if fi.Mode().Perm() != dirMode {
+	if was := fi.Mode().Perm(); was != dirMode {
+		if m != nil && was&0o077 != 0 {
+			d.foundOpen = was
+		}
 		if err := os.Chmod(d.path, dirMode); err != nil {
 			return dirFault(d.path, err)
 		}

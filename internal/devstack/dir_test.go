@@ -44,6 +44,9 @@ func TestAMissingOrEmptyDirectoryIsInitialised(t *testing.T) {
 			if fi := must(os.Stat(dir))(t); fi.Mode().Perm() != 0o700 {
 				t.Errorf("mode = %v, want 0700", fi.Mode())
 			}
+			if d.FoundOpen() != 0 {
+				t.Errorf("nothing of ours was in it, and it was found open: %v", d.FoundOpen())
+			}
 			if got := names(t, dir); got != "lock mosaic.json" {
 				t.Errorf("it holds %s", got)
 			}
@@ -68,7 +71,18 @@ func TestADirectoryOfOursIsClosedToOthersAgain(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	defer must(OpenDir(dir))(t).Close()
+	d := must(OpenDir(dir))(t)
+	if d.FoundOpen() != 0o755 {
+		t.Errorf("it was found open: %v, want 0755", d.FoundOpen())
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = must(OpenDir(dir))(t)
+	defer d.Close()
+	if d.FoundOpen() != 0 {
+		t.Errorf("it was closed, and found open: %v", d.FoundOpen())
+	}
 	if fi := must(os.Stat(dir))(t); fi.Mode().Perm() != 0o700 {
 		t.Errorf("mode = %v, want 0700", fi.Mode())
 	}
