@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"time"
 
@@ -305,9 +304,9 @@ func (a *api) peerQueries() {
 				querying.ListParams{Limit: in.Limit, Cursor: in.Cursor, UpdatedSince: in.Since}))
 		})
 	register(a, operation(http.MethodGet, "/api/federation/peers/{peer}/capabilities", "peer-capabilities",
-		"Ask a peer what its grant covers", "querying", account.PeersQuery),
-		func(ctx context.Context, in *PeerRef) (*body[json.RawMessage], error) {
-			return answer(a.Querying.Capabilities(ctx, CallerOf(ctx), in.Peer))
+		"Ask a peer what its grant covers; of its answer, the fields that are known here", "querying", account.PeersQuery),
+		func(ctx context.Context, in *PeerRef) (*body[querying.Covers], error) {
+			return answer(a.Querying.Covers(ctx, CallerOf(ctx), in.Peer))
 		})
 	type search struct {
 		PeerRef

@@ -127,8 +127,8 @@ func TestAnAnswerIsAsOldAsItsQuestion(t *testing.T) {
 		m.road.close(querying.ErrUnreachable)
 		p, err = m.list(m.caller())
 		noError(t, err)
-		if age := p.Sources[0].Age; age == nil || *age < int(took/time.Second) || *age >= int(2*took/time.Second) {
-			t.Errorf("%s that took %s is told to be %v s old", what, took, age)
+		if age := time.Duration(*p.Sources[0].Age) * time.Second; age < took || age >= 2*took {
+			t.Errorf("%s that took %s is told to be %s old", what, took, age)
 		}
 		m.pass(life - took - 10*time.Second)
 		if p, err = m.list(m.caller()); err != nil || p.Sources[0].Status != querying.StatusStale {
@@ -416,7 +416,7 @@ func TestARefusalOfAnythingForgetsTheRows(t *testing.T) {
 	t.Parallel()
 	for name, ask := range map[string]func(*remembering){
 		"capabilities": func(m *remembering) {
-			if _, err := m.service.Capabilities(t.Context(), m.caller(), "work"); !errors.Is(err, querying.ErrDenied) {
+			if _, err := m.service.Covers(t.Context(), m.caller(), "work"); !errors.Is(err, querying.ErrDenied) {
 				t.Error(err)
 			}
 		},

@@ -2,9 +2,6 @@ package querying
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"net/http"
 
 	"github.com/mosaicstack/gateway/internal/resource"
 )
@@ -16,28 +13,6 @@ func (s *Service) Sources(ctx context.Context, c Caller) ([]string, error) {
 		return names, err
 	}
 	return append([]string{LocalSource}, names...), nil
-}
-
-// Capabilities asks one peer what its grant covers: the peer's own document, of which nothing is added or left out.
-//
-// Errors: those of List.
-func (s *Service) Capabilities(ctx context.Context, c Caller, peerRef string) (json.RawMessage, error) {
-	r := &run{s: s, caller: c, verb: resource.Capabilities, query: []byte(resource.Capabilities), started: s.Now()}
-	var out json.RawMessage
-	err := r.do(ctx, peerRef, func() (Call, error) {
-		return Call{Method: http.MethodGet, Path: apiBase + "capabilities", Repeatable: true}, nil
-	}, func(a Answer) (rows int, err error) {
-		top, err := document(a.Body)
-		if err != nil {
-			return 0, invalid(r.credential.Peer.Name, err)
-		}
-		if _, ok := top["resources"]; !ok {
-			return 0, invalid(r.credential.Peer.Name, errors.New("there are no resources in it"))
-		}
-		out = a.Body
-		return 0, nil
-	})
-	return out, err
 }
 
 // GetFrom reads one row of one source: a peer's, or with LocalSource the caller's own.
