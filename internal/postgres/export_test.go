@@ -18,3 +18,9 @@ func AppendError(err error) error { return appendError(err) }
 
 // Transferred are the tables that a gateway takes along when it moves.
 var Transferred = transferred
+
+// The statements by which audit rows forget a peer that is gone.
+const (
+	RemovedPeers  = removedPeers
+	UnlinkPortion = unlinkPortion
+)

@@ -63,7 +63,10 @@ func carriedOut(t *testing.T, conn *pgx.Conn, a lastStatement, mode string) (n n
 		}
 	}
 	defer func() { _, _ = conn.Exec(ctx, "DEALLOCATE read") }()
-	execute := "EXECUTE read (" + strings.Join(literals, ", ") + ")"
+	execute := "EXECUTE read"
+	if len(literals) > 0 {
+		execute += " (" + strings.Join(literals, ", ") + ")"
+	}
 	for range 2 { // so that what is counted is the statement and not the first look at a table's definition
 		rows, err := conn.Query(ctx, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+execute, pgx.QueryExecModeSimpleProtocol)
 		if err != nil {
