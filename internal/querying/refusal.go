@@ -99,21 +99,25 @@ func knownRefusal(code string) bool {
 		"grant_pending", "grant_revoked", "grant_expired", "grant_ending", "grant_closed", "row_budget_spent",
 		"peer_suspended", "peer_revoked", "subject_disabled", "csr_invalid", "public_key_refused", "renewal_invalid",
 		"audit_unavailable", "database_unavailable", "database_timeout", "ca_unavailable", "ca_refused", "embeddings_unavailable",
-		"busy", "slow", "search_busy", "too_many_in_flight", "internal", "not_found", "bad_request", "query_invalid",
+		"database_busy", "search_busy", "too_many_in_flight", "internal", "not_found", "bad_request", "query_invalid",
 		"method_not_allowed", "unsupported_media_type", "body_too_large":
 		return true
 	}
 	return false
 }
 
-// OfThisQuestion tells whether a peer that cannot answer means this kind of question and no other: there are too many
-// searches, or it has nothing to compare meanings with. A code that is not known means all of it.
+// OfThisQuestion tells whether a peer that cannot answer means this question, or this kind of it, and no other: there are
+// too many searches, or it has nothing to compare meanings with, or what was asked for is too much for one statement. So
+// one user's heavy questions take the peer away from nobody. A code that is not known means all of it.
 func (a Answer) OfThisQuestion() bool {
 	if a.Status != http.StatusServiceUnavailable {
 		return false
 	}
-	code := readProblem(a).Code
-	return code == "search_busy" || code == "embeddings_unavailable"
+	switch readProblem(a).Code {
+	case "search_busy", "embeddings_unavailable", "database_timeout":
+		return true
+	}
+	return false
 }
 
 // queryRefusal turns a peer's answer that is not 200 into a fault of ours. The peer's code is shown when it is one of

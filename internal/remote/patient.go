@@ -27,8 +27,8 @@ const (
 // Patient asks peers through a Client, and spares those that cannot answer. A peer that failed several times in a row
 // is not asked again until a probe gets through; so a question to many sources does not wait for it. A call that may
 // be repeated is, when the connection failed, with jitter. And a peer that says when to come again is taken at its
-// word: until then its last answer is given in its place. What it cannot answer of one kind of question only, as searches,
-// says nothing of the others.
+// word: until then its last answer is given in its place. What it cannot answer of one question only, as a search
+// that is too much for it, says nothing of the others.
 //
 // It implements querying.Client, and is safe for concurrent use. Make one with NewPatient.
 type Patient struct {

@@ -181,12 +181,12 @@ func TestAPeerThatAsksToWaitIsNotAskedUntilThen(t *testing.T) {
 	})
 }
 
-// What a peer cannot answer of one kind of question holds nobody back who asks another.
-func TestTroubleOfSearchesIsNotThePeers(t *testing.T) {
+// What a peer cannot answer of one question, or of one kind, holds nobody back who asks another.
+func TestTroubleOfAQuestionIsNotThePeers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for code, whole := range map[string]bool{
-			"embeddings_unavailable": false, "search_busy": false,
+			"embeddings_unavailable": false, "search_busy": false, "database_timeout": false,
 			"database_unavailable": true, "audit_unavailable": true, "database_busy": true, "something_new": true,
 		} {
 			peer := &moody{}
@@ -209,6 +209,32 @@ func TestTroubleOfSearchesIsNotThePeers(t *testing.T) {
 			if open := len(p.Away()) != 0; open != whole {
 				t.Errorf("%s ten times: left alone %v", code, open)
 			}
+			if peer.asked > 10 {
+				t.Errorf("%s: an answer was asked for again: %d times for 10 questions", code, peer.asked)
+			}
+		}
+	})
+}
+
+// A peer that was silent and now says that this question is too much for it is back.
+func TestAPeerThatCannotAnswerThisQuestionIsBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		peer := &moody{}
+		p := remote.NewPatient(peer, time.Now)
+		peer.is(querying.Answer{}, querying.ErrTimeout)
+		for range 10 {
+			_, _ = p.Do(t.Context(), atWork, once)
+		}
+		time.Sleep(15 * time.Second)
+		peer.is(querying.Answer{Status: 503, Problem: true, Body: []byte(`{"code":"database_timeout"}`)}, nil)
+		for range 3 {
+			if a, err := p.Do(t.Context(), atWork, again); err != nil || a.Status != 503 {
+				t.Errorf("%+v %v", a, err)
+			}
+		}
+		if peer.asked != 3 || len(p.Away()) != 0 {
+			t.Errorf("asked %d times of 3, left alone: %v", peer.asked, p.Away())
 		}
 	})
 }
