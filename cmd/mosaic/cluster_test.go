@@ -242,6 +242,7 @@ func TestAReplicaWaitsForItsPartsAndSaysWhich(t *testing.T) {
 	c := newParts(t)
 	g := c.launch("r0")
 	g.logged(`"code":"migrations_pending"`)
+	g.says("migrations_pending", "mosaic gateway migrate")
 	c.migrate()
 	g.serves()
 	g.user("ada@example.org")

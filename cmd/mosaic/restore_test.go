@@ -84,6 +84,19 @@ func (g *gatewayProcess) refusesToStart(code string) {
 	}
 }
 
+// says wants a command over the admin socket of a replica that waits to say at once what it waits for.
+func (g *gatewayProcess) says(code, hint string) {
+	g.t.Helper()
+	began := time.Now()
+	_, err := g.try("user", "list")
+	if err == nil || !strings.Contains(err.Error(), "does not serve yet") || !strings.Contains(err.Error(), "("+code+")") || !strings.Contains(err.Error(), hint) {
+		g.t.Errorf("a command while the replica waits: %v; want (%s) and the hint %s", err, code, hint)
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		g.t.Errorf("it took %s", took)
+	}
+}
+
 // A dump of a gateway that serves is restored. What was revoked and used up since is alive in it: the gateway does not
 // serve until the restore is accepted, and then nothing of that is.
 func TestARestoredDumpServesWhenItIsAccepted(t *testing.T) {
@@ -112,6 +125,7 @@ func TestARestoredDumpServesWhenItIsAccepted(t *testing.T) {
 
 	waits := c.launch("after")
 	waits.logged("restore_unconfirmed")
+	waits.says("restore_unconfirmed", "mosaic gateway accept-restore")
 	var done struct {
 		Tokens       int64    `json:"enrollment_tokens_voided"`
 		APITokens    int64    `json:"api_tokens_revoked"`

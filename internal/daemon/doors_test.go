@@ -37,7 +37,8 @@ type public struct {
 func newPublic(t *testing.T, trusted ...netip.Prefix) *public {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	f := newFront(httpapi.Starting(httpapi.Config{Health: &waiting{tier: "federated", version: "test"}, Log: log, Now: time.Now}), log)
+	waits := &waiting{tier: "federated", version: "test"}
+	f := newFront(httpapi.Starting(httpapi.Config{Health: waits, Log: log, Now: time.Now}, waits.anybody), log)
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -9,42 +9,66 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/mosaicstack/gateway/internal/fault"
 	"github.com/mosaicstack/gateway/internal/httpapi"
 )
 
-// front is the public HTTP server, whose handler can be replaced while it serves: a replica that waits for its
-// parts answers probes, and the API takes over on the same connections.
+// front is an HTTP server whose handler can be replaced while it serves: a replica that waits for its parts answers
+// probes and says what it waits for, and the API takes over on the same connections.
 type front struct {
-	server   *http.Server
-	handler  atomic.Pointer[http.Handler]
-	farewell *farewell // of the whole replica
+	server  *http.Server
+	handler atomic.Pointer[http.Handler]
 }
 
 func newFront(h http.Handler, log *slog.Logger) *front {
-	f := &front{farewell: newFarewell()}
+	f := &front{}
 	f.serve(h)
 	f.server = apiServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*f.handler.Load()).ServeHTTP(w, r) }), log)
-	f.farewell.of(f.server)
 	return f
 }
 
 func (f *front) serve(h http.Handler) { f.handler.Store(&h) }
 
-// waiting is the health of a replica that is not assembled yet.
+// waiting is how a replica is that is not assembled yet.
 type waiting struct {
 	tier, version string
-	part          atomic.Pointer[string]
+	what          atomic.Pointer[wanted]
 }
 
-func (w *waiting) on(part string) { w.part.Store(&part) }
+// wanted is a part, and what was wrong with it when it was last tried.
+type wanted struct {
+	part string
+	err  error // nil before the first try has ended
+}
+
+func (w *waiting) on(part string, err error) { w.what.Store(&wanted{part, err}) }
 
 // Report implements httpapi.Health.
 func (w *waiting) Report(context.Context) httpapi.Report {
 	r := httpapi.Report{Status: httpapi.HealthDown, Tier: w.tier, Version: w.version, Checks: map[string]string{}}
-	if part := w.part.Load(); part != nil {
-		r.Checks[*part] = httpapi.HealthDown
+	if what := w.what.Load(); what != nil {
+		r.Checks[what.part] = httpapi.HealthDown
 	}
 	return r
+}
+
+// anybody is what everybody is told: that it waits. Which part it is, /health says.
+func (w *waiting) anybody() error { return httpapi.ErrStarting }
+
+// admin is what whoever uses the admin socket is told: what is wrong, under its own code and with its own hint, because
+// much of it waits for what an admin does.
+func (w *waiting) admin() error {
+	what := w.what.Load()
+	if what == nil {
+		return httpapi.ErrStarting
+	}
+	var f *fault.Fault
+	if !errors.As(what.err, &f) {
+		return httpapi.ErrStarting.With("the gateway waits for its %s", what.part)
+	}
+	f = f.With("the gateway does not serve yet: %s", f.Detail)
+	f.Kind = fault.Unavailable // whatever it is to the gateway, to the caller it is this
+	return f
 }
 
 // gate is a TCP listener that can be shut and opened again at the same address. While it is shut connections are

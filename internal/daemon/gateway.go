@@ -91,9 +91,10 @@ type gateway struct {
 	federation  *http.Server
 }
 
-// listeners are the addresses the gateway answers on. The API's is served by front when that is there.
+// listeners are the addresses the gateway answers on. The API's and the socket are served by front and admin when those
+// are there.
 type listeners struct {
-	front                   *front
+	front, admin            *front
 	api, federation, socket net.Listener
 	door                    *door.Listener // of the API
 	farewell                *farewell      // nil in the local tier, where nobody else could answer
@@ -251,12 +252,11 @@ func (g *gateway) serve(ctx context.Context, l listeners, onReady func() error) 
 	}
 	base.Go(func() error { return g.jobs.Run(background) })
 
-	admin := apiServer(g.api, g.log)
-	admin.ConnContext = httpapi.SocketContext
-	public, api := apiServer(g.api, g.log), l.api
+	public, admin, api := apiServer(g.api, g.log), apiServer(g.api, g.log), l.api
 	if l.front != nil {
-		public = l.front.server // it serves already
+		public, admin = l.front.server, l.admin.server // they serve already
 	} else {
+		admin.ConnContext = httpapi.SocketContext
 		l.door = apiDoor(l.api, public, g.settings.TrustedProxies, g.metrics.Refused("api"), g.log, g.now)
 		api = l.door
 	}

@@ -78,17 +78,24 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 	if err := r.open(); err != nil {
 		return err
 	}
-	// The gateway's own API takes over from this one: a probe is answered from the first moment.
-	front := newFront(httpapi.Starting(httpapi.Config{Health: r.waiting, Log: log, Now: o.Now}), log)
+	// The gateway's own API takes over from these: a probe is answered from the first moment, and an admin is told why
+	// nothing else is.
+	starting := httpapi.Config{Health: r.waiting, Log: log, Now: o.Now}
+	front, admin := newFront(httpapi.Starting(starting, r.waiting.anybody), log), newFront(httpapi.Starting(starting, r.waiting.admin), log)
+	leave := newFarewell()
+	leave.of(front.server)
+	admin.server.ConnContext = httpapi.SocketContext
 	api := apiDoor(r.api, front.server, c.TrustedProxies, r.metrics.Refused("api"), log, o.Now)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	go func() {
-		if err := front.server.Serve(api); !errors.Is(err, http.ErrServerClosed) {
-			fail(err)
-		}
-	}()
-	stack.add("front", func() error { return drain(front.server) })
+	for s, l := range map[*http.Server]net.Listener{front.server: api, admin.server: r.socket} {
+		go func() {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				fail(err)
+			}
+		}()
+		stack.add("front", func() error { return drain(s) })
+	}
 
 	g, err := r.assemble(ctx)
 	if err != nil {
@@ -98,7 +105,8 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 		return err
 	}
 	front.serve(g.api)
-	on := listeners{front: front, door: api, socket: r.socket, farewell: front.farewell}
+	admin.serve(g.api)
+	on := listeners{front: front, admin: admin, door: api, farewell: leave}
 	if r.federation != nil {
 		on.federation = r.federation
 	}
@@ -250,7 +258,7 @@ func (r *replica) openDatabase(ctx context.Context, p *parts) error {
 // wait tries until it works or ctx ends. What no waiting mends ends it at once: that is every fault that is not
 // about a part being away.
 func (r *replica) wait(ctx context.Context, part string, try func(context.Context) error) error {
-	r.waiting.on(part)
+	r.waiting.on(part, nil)
 	for pause := shortestWait; ; pause = min(2*pause, longestWait) {
 		err := try(ctx)
 		if err == nil {
@@ -262,6 +270,7 @@ func (r *replica) wait(ctx context.Context, part string, try func(context.Contex
 		if ctx.Err() != nil || !away || errors.Is(err, postgres.ErrUnsafeServer) {
 			return err
 		}
+		r.waiting.on(part, err)
 		r.log.Warn("waiting", "part", part, "code", f.Code, "error", err, "hint", f.Hint)
 		timer := time.NewTimer(pause/2 + rand.N(pause/2))
 		select {

@@ -32,18 +32,19 @@ type Health interface {
 	Report(ctx context.Context) Report
 }
 
-var errStarting = &fault.Fault{
+// ErrStarting means that the gateway is alive and does not serve yet.
+var ErrStarting = &fault.Fault{
 	Kind: fault.Unavailable, Code: "starting", Detail: "the gateway waits for its parts", RetryAfter: 2 * time.Second,
 	Hint: "try again shortly; /health says which part is away",
 }
 
-// Starting is the handler of a gateway that waits for its parts: it answers probes, and asks everybody else to come
-// again. Of the configuration it needs Health, Log, Now and Trusted.
-func Starting(c Config) http.Handler {
+// Starting is the handler of a gateway that waits for its parts: it answers probes, and tells everybody else why it does
+// nothing more. Of the configuration it needs Health, Log, Now and Trusted.
+func Starting(c Config, why func() error) http.Handler {
 	a := &api{Config: c}
 	r := chi.NewRouter()
 	a.health(r)
-	r.NotFound(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, errStarting) })
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) { edge.WriteProblem(w, r, why()) })
 	return secretive(edge.Observe(c.Log, "api", c.Trusted, c.Now)(r))
 }
 
