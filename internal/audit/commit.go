@@ -14,10 +14,15 @@ func (w *Writer) recordAlone(e Event) (done bool, err error) {
 	}
 	select {
 	case w.turn <- struct{}{}:
-		defer func() { <-w.turn }()
 	default:
 		return false, nil
 	}
+	defer func() {
+		if !done { // a panic ends a request and not the process, and it is not known whether the log grew
+			w.to = NewLog()
+		}
+		<-w.turn
+	}()
 	ctx, cancel := context.WithTimeout(context.Background(), appendLimit)
 	defer cancel()
 	events := []Event{e}

@@ -80,3 +80,38 @@ func TestNobodyWaitsLongForThoseWhoDoNotCome(t *testing.T) {
 		stop()
 	})
 }
+
+// TestACrowdIsWaitedForInPart: three eighths of those who are under way are a batch, and fewer wait for the others a while.
+func TestACrowdIsWaitedForInPart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const commit = 400 * time.Microsecond
+		s := &sink{took: commit}
+		w, stop := running(t, s)
+		w.Coming(16) // none of whom has come
+		for _, round := range []struct {
+			come int
+			want time.Duration
+		}{{6, commit}, {5, commit + 6*250*time.Microsecond}} {
+			time.Sleep(time.Second)
+			var wg sync.WaitGroup
+			for range round.come {
+				wg.Go(func() {
+					start := time.Now()
+					if err := w.Record(t.Context(), audit.Event{}); err != nil {
+						t.Error(err)
+					}
+					if took := time.Since(start); took != round.want {
+						t.Errorf("one of %d waited %s, want %s", round.come, took, round.want)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		if len(s.batches) != 2 {
+			t.Errorf("%d commits, want 2", len(s.batches))
+		}
+		w.Coming(-16)
+		stop()
+	})
+}

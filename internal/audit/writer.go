@@ -69,7 +69,7 @@ type waiting struct {
 	result chan error
 }
 
-// NewWriter returns a Writer whose Run must be called for Record to return.
+// NewWriter returns a Writer whose Run must be called for Record to return to whoever is not alone.
 func NewWriter(sink Sink, log *slog.Logger, now func() time.Time) *Writer {
 	return &Writer{
 		sink: sink, log: log, now: now,
