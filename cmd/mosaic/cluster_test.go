@@ -85,12 +85,13 @@ func newPartsLogging(t *testing.T, log *slog.Logger) *cluster {
 }
 
 // startPostgres runs the cluster's server, again on its data if it was stopped.
-func (c *cluster) startPostgres() {
+func (c *cluster) startPostgres() { c.startPostgresWith(map[string]string{}) }
+
+func (c *cluster) startPostgresWith(settings map[string]string) {
 	c.t.Helper()
+	settings["max_connections"] = "120"
 	var err error
-	c.pg, err = devstack.StartPostgres(c.t.Context(), devstack.Config{
-		DataDir: filepath.Join(c.dir, "pg"), Log: c.log, Settings: map[string]string{"max_connections": "120"},
-	})
+	c.pg, err = devstack.StartPostgres(c.t.Context(), devstack.Config{DataDir: filepath.Join(c.dir, "pg"), Log: c.log, Settings: settings})
 	if err != nil {
 		c.t.Fatal(err)
 	}

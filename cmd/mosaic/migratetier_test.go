@@ -96,11 +96,30 @@ func TestALocalTierMovesToAFederatedOne(t *testing.T) {
 	}
 	c := newStandalone(t)
 	c.startValkey()
-	c.migrate()
-	if _, err := c.migrateTier(dir); err == nil || !strings.Contains(err.Error(), "(dir_in_use)") {
-		t.Errorf("while it serves: %v", err)
+	refused := func(why, code string) {
+		t.Helper()
+		if _, err := c.migrateTier(dir); err == nil || !strings.Contains(err.Error(), "("+code+")") {
+			t.Errorf("%s: %v, want %s", why, err, code)
+		}
 	}
+	refused("while it serves", "dir_in_use")
 	if err := local.stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	refused("a target without its schema", "migrations_pending")
+	c.migrate()
+	// What a commit on the target would not keep is not moved there.
+	c.stopPostgres()
+	c.startPostgresWith(map[string]string{"fsync": "off"})
+	refused("a target that loses what it has committed", "database_unsafe")
+	c.stopPostgres()
+	c.startPostgres()
+	away := filepath.Join(filepath.Dir(dir), "ca")
+	if err := os.Rename(filepath.Join(dir, "ca"), away); err != nil {
+		t.Fatal(err)
+	}
+	refused("a source that has lost its CA", "dir_incomplete")
+	if err := os.Rename(away, filepath.Join(dir, "ca")); err != nil {
 		t.Fatal(err)
 	}
 
