@@ -201,6 +201,32 @@ func checkConfigs(t *testing.T, p *types.Project) {
 	}
 }
 
+// TestPrometheusReachesTheMetricsOfTheStack: where the README tells Prometheus to ask, the gateway listens, when it is told
+// to; without a word it stays in its container.
+func TestPrometheusReachesTheMetricsOfTheStack(t *testing.T) {
+	t.Parallel()
+	for _, file := range stacks {
+		if c := gatewayConfig(t, service(t, render(t, file, stackVariables()), "gateway")); c.MetricsListen != "" {
+			t.Errorf("%s: metrics are at %q unasked", file, c.MetricsListen)
+		}
+		const listen = "0.0.0.0:9464"
+		vars := stackVariables()
+		vars["MOSAIC_METRICS_LISTEN"] = listen
+		p := render(t, file, vars)
+		if c := gatewayConfig(t, service(t, p, "gateway")); c.MetricsListen != listen {
+			t.Errorf("%s: metrics are at %q, want %s", file, c.MetricsListen, listen)
+		}
+		if p.Networks["internal"].Name != "" && !strings.HasSuffix(p.Networks["internal"].Name, "_internal") {
+			t.Errorf("%s: the stack's own network is %q", file, p.Networks["internal"].Name)
+		}
+	}
+	for _, text := range []string{"`MOSAIC_METRICS_LISTEN=0.0.0.0:9464`", "${STACK_NAME}_internal", "port: 9464", "tasks.STACK_NAME_gateway"} {
+		if !strings.Contains(readme(t), text) {
+			t.Errorf("the README does not speak of %s", text)
+		}
+	}
+}
+
 func TestTheReadmeNamesEveryVariableAndResource(t *testing.T) {
 	t.Parallel()
 	for _, file := range stacks {
@@ -211,8 +237,8 @@ func TestTheReadmeNamesEveryVariableAndResource(t *testing.T) {
 				t.Errorf("the README does not name %s of %s", name, file)
 				continue
 			}
-			// Without a collector there is nothing to say in its place.
-			given := v.DefaultValue != "" || name == "OTEL_EXPORTER_OTLP_ENDPOINT"
+			// Without a collector, or without a Prometheus, there is nothing to say in its place.
+			given := v.DefaultValue != "" || name == "OTEL_EXPORTER_OTLP_ENDPOINT" || name == "MOSAIC_METRICS_LISTEN"
 			if _, must := stackVariables()[name]; must != (row[1] == "required") || must == given {
 				t.Errorf("%s is %s in the README, with the default %q in %s", name, row[1], v.DefaultValue, file)
 			}
