@@ -131,28 +131,6 @@ func TestALogThatEndsEarlyIsNotTakenForAWhole(t *testing.T) {
 	}
 }
 
-// Somebody who reads slowly, in a pager, is not Portainer being slow.
-func TestALogMayBeReadSlowly(t *testing.T) {
-	t.Parallel()
-	s := start(t, false)
-	s.Logs = func(w http.ResponseWriter, _ *http.Request, _ string) {
-		for n := range 5000 { // more than any buffer on the way holds
-			_, _ = w.Write(portainertest.Frame(1, portainertest.Message(second(n%60), "task-gateway", "x")))
-		}
-	}
-	p := client(t, s.URL, func(c *portainer.Config) { c.Timeout = time.Second })
-	lines := 0
-	err := p.Logs(t.Context(), stack(t, p), portainer.LogOptions{Service: "gateway"}, func(portainer.Line) error {
-		if lines++; lines == 1 {
-			time.Sleep(1500 * time.Millisecond)
-		}
-		return nil
-	})
-	if err != nil || lines != 5000 {
-		t.Errorf("%d lines, %v", lines, err)
-	}
-}
-
 func TestALineLongerThanAnybodyReadsIsCutVisibly(t *testing.T) {
 	t.Parallel()
 	s := start(t, false)
