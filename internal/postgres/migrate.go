@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -71,14 +74,40 @@ func migrateJobs(ctx context.Context, pc *pgxpool.Config) error {
 	return fail(err, "migrate job queue")
 }
 
+// A migration that waits for a table holds up everybody who comes after it, and so every answer. It gives up soon, before
+// the server looks for a deadlock, and tries again when they have gone ahead.
+const (
+	lockWithin = 500 * time.Millisecond
+	lockAgain  = time.Second
+)
+
+// migrateOurs applies our migrations. Whoever holds a table for long, as a backup does, is waited for until ctx ends.
 func migrateOurs(ctx context.Context, pc *pgxpool.Config, log *slog.Logger) error {
+	for {
+		err := migrateOnce(ctx, pc, log)
+		if sqlState(err) != lockNotAvailable && !sacrificed(err) {
+			return err
+		}
+		log.Warn("migration waits for somebody who uses a table that it changes", "error", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lockAgain):
+		}
+	}
+}
+
+func migrateOnce(ctx context.Context, pc *pgxpool.Config, log *slog.Logger) error {
 	return withGoose(pc, func(p *goose.Provider) error {
 		results, err := p.Up(ctx)
-		if err != nil {
-			return fmt.Errorf("apply migrations: %w", err)
+		if partial := (*goose.PartialError)(nil); errors.As(err, &partial) {
+			results = partial.Applied
 		}
 		for _, r := range results {
 			log.Info("migration applied", "version", r.Source.Version, "duration", r.Duration)
+		}
+		if err != nil {
+			return fmt.Errorf("apply migrations: %w", err)
 		}
 		return nil
 	})
@@ -128,7 +157,9 @@ func withGoose(pc *pgxpool.Config, f func(*goose.Provider) error) error {
 	if err != nil {
 		return fmt.Errorf("make migration lock: %w", err)
 	}
-	db := stdlib.OpenDB(*migrationConfig(pc))
+	cc := migrationConfig(pc)
+	cc.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockWithin.Milliseconds(), 10)
+	db := stdlib.OpenDB(*cc)
 	defer db.Close() //nolint:errcheck // read-only by now, nothing to lose
 	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithSessionLocker(locker))
 	if err != nil {
