@@ -157,6 +157,7 @@ func TestALocalTierMovesToAFederatedOne(t *testing.T) {
 	}
 	early := c.launch("early")
 	early.logged("tier_migration_unfinished")
+	early.says("tier_migration_unfinished", "mosaic gateway migrate-tier --finish")
 	if err := early.stop(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}

@@ -17,7 +17,7 @@ import (
 var (
 	errSocketDir = &fault.Fault{
 		Kind: fault.Unavailable, Code: "socket_dir_unusable", Detail: "the directory of the admin socket cannot be used",
-		Hint: "let MOSAIC_DIR name a directory that the gateway's user may write to; in a container, a tmpfs of its own",
+		Hint: "let MOSAIC_DIR name a directory that the gateway's user may write to; in a container, a tmpfs with that user's uid and mode=0700",
 	}
 	errSocketDirOpen = &fault.Fault{
 		Kind: fault.Conflict, Code: "socket_dir_open", Detail: "others may enter the directory of the admin socket",

@@ -44,7 +44,7 @@ func (e *examination) dirUsable(context.Context) Finding {
 		f := blamed(err)
 		f.Detail = m.Dir + ": " + f.Detail
 		if f.Remedy == "" {
-			f.Remedy = "let MOSAIC_DIR name a directory that this user may write to; in a container, a tmpfs of its own"
+			f.Remedy = "let MOSAIC_DIR name a directory that this user may write to; in a container, a tmpfs with that user's uid and mode=0700"
 		}
 		return f
 	}
