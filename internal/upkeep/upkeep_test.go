@@ -244,3 +244,17 @@ func TestAuditRowsAreKeptUnlessToldOtherwise(t *testing.T) {
 		t.Errorf("%d months dropped of 1, %v", n, err)
 	}
 }
+
+// TestRemovedPeersAreForgotten: a row may be committed with the id of a peer that is being removed.
+func TestRemovedPeersAreForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	gone := uuid.New()
+	w.exec(`INSERT INTO federation_audit_log (request_id, direction, peer_id, peer_ref, verb, status_code, outcome) VALUES ('r', 'inbound', $1, $1, 'list', 200, 'ok')`, gone)
+	if err := w.run("forget-removed-peers"); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.count(`SELECT count(*) FROM federation_audit_log WHERE peer_id IS NULL AND peer_ref = $1`, gone); n != 1 {
+		t.Errorf("%d rows have forgotten the peer and remember who it was, want 1", n)
+	}
+}
