@@ -9,7 +9,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/mosaicstack/gateway/internal/page"
 	"github.com/mosaicstack/gateway/internal/postgres"
 )
 
@@ -134,5 +136,60 @@ func TestAPortionThatAnotherHasTakenFromIsNotTheLast(t *testing.T) {
 	w.scalar(&dangling, `SELECT count(*) FROM federation_audit_log WHERE peer_id IS NOT NULL`)
 	if dangling != 0 {
 		t.Errorf("%d rows still name the peer that is gone", dangling)
+	}
+}
+
+// TestTheAuditLogIsReadInTheOrderOfItsKey: a listing, newest first, and an export walk the primary key of each month, no
+// further than their page, wherever it begins.
+func TestTheAuditLogIsReadInTheOrderOfItsKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.lived(3000, w.peer("one"), w.peer("two"))
+	if _, err := w.pool.Exec(w.ctx, `ANALYZE federation_audit_log`); err != nil {
+		t.Fatal(err)
+	}
+	c := w.pool.Config()
+	last := &lastStatement{}
+	c.ConnConfig.Tracer = last
+	pool, err := pgxpool.NewWithConfig(w.ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	log := &postgres.AuditLog{DB: postgres.New(pool)}
+	conn, err := w.pool.Acquire(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	half := page.Key{UpdatedAt: time.Now().Add(-150 * 24 * time.Hour), ID: uuid.New()}
+	for name, read := range map[string]func() (int, error){
+		"list": func() (int, error) { l, err := log.List(w.ctx, postgres.AuditFilter{Limit: 50}); return len(l), err },
+		"list, half-way": func() (int, error) {
+			l, err := log.List(w.ctx, postgres.AuditFilter{Limit: 50, Before: half})
+			return len(l), err
+		},
+		"export": func() (int, error) {
+			l, err := log.Rows(w.ctx, time.Time{}, time.Time{}, page.Key{}, 50)
+			return len(l), err
+		},
+		"export, half-way": func() (int, error) { l, err := log.Rows(w.ctx, time.Time{}, time.Time{}, half, 50); return len(l), err },
+	} {
+		if n, err := read(); err != nil || n != 50 {
+			t.Fatalf("%s: %d rows, %v", name, n, err)
+		}
+		plan, text := carriedOut(t, conn.Conn(), *last, "custom")
+		var rows float64
+		plan.each(nil, func(n node, _ []node) {
+			if strings.Contains(n.Type, "Sort") || strings.HasPrefix(n.Relation, "federation_audit_log") && !strings.HasSuffix(n.Index, "_pkey") && n.Loops > 0 {
+				t.Errorf("%s: %s of %s by %s", name, n.Type, n.Relation, n.Index)
+			}
+			if strings.HasPrefix(n.Relation, "federation_audit_log") {
+				rows += (n.Rows + n.Removed) * n.Loops
+			}
+		})
+		if rows < 50 || rows > 50+15 {
+			t.Errorf("%s: %.0f rows were read\n%s", name, rows, text)
+		}
 	}
 }

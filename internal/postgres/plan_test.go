@@ -86,6 +86,12 @@ func carriedOut(t *testing.T, conn *pgx.Conn, a lastStatement, mode string) (n n
 func literal(t *testing.T, arg any) string {
 	t.Helper()
 	switch v := arg.(type) {
+	case nil:
+		return "NULL"
+	case uuid.UUID:
+		return "'" + v.String() + "'"
+	case time.Time:
+		return "'" + v.Format(time.RFC3339Nano) + "'"
 	case pgtype.UUID:
 		return fmt.Sprintf("'%s'", uuid.UUID(v.Bytes))
 	case []pgtype.UUID:
