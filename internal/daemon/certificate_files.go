@@ -52,16 +52,10 @@ func (f *certificateFiles) renew(context.Context) error { return nil }
 
 // run reads the files again and again. A pair that does not fit, as in the middle of a replacement, is passed over.
 func (f *certificateFiles) run(ctx context.Context) error {
-	tick := time.NewTicker(filesEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := f.read(); err != nil {
-				f.log.Warn("listener certificate not read again", "error", err)
-			}
+	for range ticks(ctx, filesEvery) {
+		if err := f.read(); err != nil {
+			f.log.Warn("listener certificate not read again", "error", err)
 		}
 	}
+	return nil
 }

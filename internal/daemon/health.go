@@ -49,16 +49,10 @@ func newHealth(c gatewayConfig, more ...part) *health {
 
 // run checks until ctx ends.
 func (h *health) run(ctx context.Context) error {
-	tick := time.NewTicker(healthEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			h.check(ctx)
-		}
+	for range ticks(ctx, healthEvery) {
+		h.check(ctx)
 	}
+	return nil
 }
 
 // check looks at every part once.
@@ -145,16 +139,10 @@ func (h *health) Report(context.Context) httpapi.Report {
 // guardHome ends a replica whose database was replaced by a restored one underneath it. The next start waits until the
 // restore is accepted.
 func (g *gateway) guardHome(ctx context.Context) error {
-	tick := time.NewTicker(healthEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := g.db.CheckHome(ctx); errors.Is(err, postgres.ErrRestored) {
-				return err
-			}
+	for range ticks(ctx, healthEvery) {
+		if err := g.db.CheckHome(ctx); errors.Is(err, postgres.ErrRestored) {
+			return err
 		}
 	}
+	return nil
 }

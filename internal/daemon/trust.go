@@ -58,16 +58,10 @@ func newTrust(ctx context.Context, c gatewayConfig, certificate certificateSourc
 
 // run looks for a change until ctx ends.
 func (t *trust) run(ctx context.Context) error {
-	tick := time.NewTicker(trustEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			t.look(ctx)
-		}
+	for range ticks(ctx, trustEvery) {
+		t.look(ctx)
 	}
+	return nil
 }
 
 // look follows a change of the CA's roots. Whoever comes with a certificate under a new one is let in before the
