@@ -31,11 +31,8 @@ import (
 	"github.com/mosaicstack/gateway/internal/querying"
 )
 
-// DefaultTTL is how long an answer is kept unless it is set otherwise, and MaxTTL the most that can be set.
-const (
-	DefaultTTL = 30 * time.Second
-	MaxTTL     = querying.MaxStale
-)
+// MaxTTL is how long an answer is kept at most, whatever is set.
+const MaxTTL = querying.MaxStale
 
 const (
 	// budget is what a question waits for the store at most, each time it asks it.

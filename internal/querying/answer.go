@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -40,6 +41,8 @@ type member struct {
 	key   string
 	value json.RawMessage
 }
+
+func (m member) isSource() bool { return strings.EqualFold(m.key, sourceKey) }
 
 // readPage reads {"data":[{…}],"page":{"limit","capped","next_cursor"}} and marks every row. A peer's answer is
 // hostile input: what is not exactly this is ErrAnswerInvalid, except that further top-level keys are dropped.
@@ -139,14 +142,11 @@ func mark(row json.RawMessage, source string) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if slices.ContainsFunc(members, member.isSource) {
+		members = slices.DeleteFunc(members, member.isSource)
+		return joined(append(members, member{sourceKey, json.RawMessage(`"` + source + `"`)}))
+	}
 	tail := `"` + sourceKey + `":"` + source + `"}` // a peer's name needs no escaping
-	forged := false
-	for _, m := range members {
-		forged = forged || strings.EqualFold(m.key, sourceKey)
-	}
-	if forged {
-		return rebuild(members, tail)
-	}
 	row = bytes.TrimSpace(row)
 	out := make(json.RawMessage, 0, len(row)+len(tail)+1)
 	out = append(out, bytes.TrimRight(row[:len(row)-1], " \t\r\n")...)
@@ -156,17 +156,18 @@ func mark(row json.RawMessage, source string) (json.RawMessage, error) {
 	return append(out, tail...), nil
 }
 
-func rebuild(members []member, tail string) (json.RawMessage, error) {
+// joined writes an object of its members.
+func joined(members []member) (json.RawMessage, error) {
 	out := json.RawMessage{'{'}
-	for _, m := range members {
-		if strings.EqualFold(m.key, sourceKey) {
-			continue
-		}
+	for i, m := range members {
 		key, err := json.Marshal(m.key)
 		if err != nil {
 			return nil, err
 		}
-		out = append(append(append(append(out, key...), ':'), m.value...), ',')
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, key...), ':'), m.value...)
 	}
-	return append(out, tail...), nil
+	return append(out, '}'), nil
 }

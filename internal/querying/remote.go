@@ -43,7 +43,7 @@ type Target struct {
 	Serial       string // of the certificate; a credential with another serial is another connection
 	URL          string // of the peer's federation listener
 	ChainPEM     string // the client certificate, leaf first
-	CARootPEM    string // the only CA the peer's own certificate may come from
+	CARootPEM    string // the roots that vouch for the peer's own certificate; with others it is another connection
 	// Key gives the private key, PKCS #8 in PEM. It is called when a connection pool is made, not per request.
 	Key func() ([]byte, error)
 }
@@ -60,8 +60,8 @@ type Call struct {
 	IfNoneMatch string // the tag of the answer that is held (RFC 9110, section 13.1.2); only such a call may be answered 304
 }
 
-// Client asks peers. Its errors are those of Enroller and ErrDenied, for a peer that refuses the certificate in
-// the handshake.
+// Client asks peers. Its errors are those of Enroller, ErrDenied for a peer that refuses the certificate in the
+// handshake, and ErrQuestionTooLong for what was not sent.
 type Client interface {
 	Do(ctx context.Context, t Target, c Call) (Answer, error)
 	// Forget closes the idle connections of a credential that is not used any more.

@@ -151,18 +151,3 @@ func readHit(row json.RawMessage) (json.RawMessage, error) {
 	}
 	return joined(members)
 }
-
-func joined(members []member) (json.RawMessage, error) {
-	out := json.RawMessage{'{'}
-	for i, m := range members {
-		key, err := json.Marshal(m.key)
-		if err != nil {
-			return nil, err
-		}
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = append(append(append(out, key...), ':'), m.value...)
-	}
-	return append(out, '}'), nil
-}

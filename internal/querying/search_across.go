@@ -93,7 +93,7 @@ func rank(rows []json.RawMessage) ([]hit, error) {
 func fuse(out Page, hits []hit) (Page, error) {
 	slices.SortStableFunc(hits, func(a, b hit) int {
 		switch {
-		case a.score != b.score && a.score > b.score, a.score == b.score && a.before(b.sortKey):
+		case a.score > b.score, a.score == b.score && a.before(b.sortKey):
 			return -1
 		case a.score == b.score && a.sortKey == b.sortKey:
 			return 0

@@ -6,7 +6,7 @@ import (
 	"github.com/mosaicstack/gateway/internal/resource"
 )
 
-// Sources lists whom the caller may ask: the own rows, and every peer they hold a credential of.
+// Sources lists whom the caller may ask: the own rows, and every peer of which they may use a credential.
 func (s *Service) Sources(ctx context.Context, c Caller) ([]string, error) {
 	names, err := s.Finder.Available(ctx, c.UserID)
 	if err != nil || c.operator() {

@@ -135,19 +135,6 @@ func (p *Patient) Forget(credentialID uuid.UUID) {
 	p.inner.Forget(credentialID)
 }
 
-// Away names the addresses that are left alone now.
-func (p *Patient) Away() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var away []string
-	for address, b := range p.breakers {
-		if b.State() != gobreaker.StateClosed {
-			away = append(away, address)
-		}
-	}
-	return away
-}
-
 // The states of a peer's circuit, as Circuits gives them.
 const (
 	circuitClosed   = iota // the peer is asked
