@@ -41,3 +41,50 @@ func TestARequestWhoseTimeIsOverIsOnRecordAsWhatItWas(t *testing.T) {
 		}
 	}
 }
+
+// crowded counts who is under way, and how many there were at a record.
+type crowded struct {
+	now     int
+	records []int
+	err     error
+}
+
+func (c *crowded) come(n int) { c.now += n }
+
+func (c *crowded) Record(context.Context, audit.Event) error {
+	c.records = append(c.records, c.now)
+	return c.err
+}
+
+// TestARequestIsUnderWayUntilItEnds: the audit log waits for those who are under way, so whoever ends must be told to it,
+// however it ends; and whoever records is one of them.
+func TestARequestIsUnderWayUntilItEnds(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Service, *ruling, *crowded){
+		"answered":     func(*Service, *ruling, *crowded) {},
+		"refused":      func(_ *Service, r *ruling, _ *crowded) { r.rule(ErrGrantRevoked) },
+		"limited":      func(s *Service, _ *ruling, _ *crowded) { s.Limiter = &refusingLimiter{} },
+		"not recorded": func(_ *Service, _ *ruling, c *crowded) { c.err = audit.ErrUnavailable },
+	} {
+		store, crowd := &ruling{}, &crowded{}
+		s, c := refusing(store)
+		s.Audit, s.Coming = crowd, crowd.come
+		change(s, store, crowd)
+		_, _ = s.Capabilities(t.Context(), c)
+		if crowd.now != 0 {
+			t.Errorf("%s: %d are still under way", name, crowd.now)
+		}
+		if name != "limited" && (len(crowd.records) != 1 || crowd.records[0] != 1) {
+			t.Errorf("%s: under way at the records: %v", name, crowd.records)
+		}
+	}
+	s, store, _, c := granted(t, 0, func(*Plan) {})
+	crowd := &crowded{}
+	s.Audit, s.Store, s.Coming = crowd, breaking{store}, crowd.come
+	defer func() {
+		if recover() == nil || crowd.now != 0 {
+			t.Errorf("after a panic %d are still under way", crowd.now)
+		}
+	}()
+	_, _ = s.List(t.Context(), c, ListRequest{Resource: "tasks"})
+}
