@@ -251,3 +251,21 @@ func TestTheQueueIsNotKeptWaiting(t *testing.T) {
 		stop()
 	})
 }
+
+// TestStopEndsAWaitForOthers: nobody comes any more, so a batch that waits for a crowd is committed at once.
+func TestStopEndsAWaitForOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &sink{}
+		w, stop := running(t, s)
+		w.Coming(1000)
+		start := time.Now()
+		recorded := make(chan error, 1)
+		go func() { recorded <- w.Record(t.Context(), audit.Event{}) }()
+		synctest.Wait()
+		stop()
+		if err := <-recorded; err != nil || s.stored() != 1 || time.Since(start) != 0 {
+			t.Errorf("%v after %s, with %d events stored", err, time.Since(start), s.stored())
+		}
+	})
+}
