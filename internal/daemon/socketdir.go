@@ -30,7 +30,7 @@ const privateDir fs.FileMode = 0o700
 // openSocketDir makes the directory of the admin socket, or closes one that is there to everybody else. Whoever may use
 // the socket is an admin, and whoever may write beside it can put another in its place.
 //
-// One that others have a use for is not closed to them, and not used: see mayClose. Faults: socket_dir_unusable,
+// One that others have a use for is not closed to them: see mayClose. Faults: socket_dir_unusable,
 // socket_dir_open.
 func openSocketDir(path string, log *slog.Logger) error {
 	if err := os.MkdirAll(path, privateDir); err != nil {
@@ -42,9 +42,15 @@ func openSocketDir(path string, log *slog.Logger) error {
 		return errSocketDir.With("MOSAIC_DIR %s cannot be opened", path).Because(err)
 	}
 	defer d.Close()
-	open, held, err := mayClose(path, d)
-	if err != nil || !open {
+	closes, held, err := mayClose(path, d)
+	if err != nil {
 		return err
+	}
+	if !closes {
+		if held {
+			log.Warn("the directory of the admin socket may be entered by others, and holds directories that are not the gateway's: it is left so", "dir", path)
+		}
+		return nil
 	}
 	fi, err := d.Stat()
 	if err == nil {
@@ -71,10 +77,11 @@ func warnFoundOpen(path string, mode fs.FileMode, log *slog.Logger) {
 	log.Warn("the directory was open to others; it is closed now", "dir", path, "was", fmt.Sprintf("%#o", mode), "mode", fmt.Sprintf("%#o", privateDir))
 }
 
-// mayClose tells whether others may enter the directory, and whether it holds anything. It fails for one that is not
-// closed to them by us: another user's, one where everybody keeps their own (/tmp), and one with directories in it that
-// are not ours (/run), which would be closed as well.
-func mayClose(path string, d *os.File) (open, held bool, err error) {
+// mayClose tells whether the directory is one to be closed to others, and whether it holds anything. It fails for one that
+// is not closed to them by us and that they could put another socket into: another user's, one where everybody keeps
+// their own (/tmp), and one that others write to and have directories in. One with such directories that others cannot
+// write to is left as it is (/run): they would be closed as well, and the socket's own mode keeps others out.
+func mayClose(path string, d *os.File) (closes, held bool, err error) {
 	fi, err := d.Stat()
 	if err != nil {
 		return false, false, errSocketDir.With("MOSAIC_DIR %s cannot be looked at", path).Because(err)
@@ -100,6 +107,9 @@ func mayClose(path string, d *os.File) (open, held bool, err error) {
 		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name })
 	}
 	if slices.ContainsFunc(entries, fs.DirEntry.IsDir) && !named("mosaic.json") {
+		if fi.Mode().Perm()&0o022 == 0 {
+			return false, true, nil
+		}
 		return true, true, refused("holds directories that are not the gateway's")
 	}
 	return true, len(entries) > 0, nil
