@@ -50,11 +50,11 @@ func (w *Writer) commitQueued() {
 	}
 }
 
-// gather takes what is queued. In a crowd it waits for half of it, because what a commit costs depends little on how
-// many rows it has; while one half is being committed the other one gathers. It waits no longer than so many requests
+// gather takes what is queued. In a crowd it waits for three eighths of it, because what a commit costs depends little on
+// how many rows it has; while one part is being committed the next one gathers. It waits no longer than so many requests
 // take anyway, and a request that is alone not at all.
 func (w *Writer) gather(batch []waiting) []waiting {
-	half := min(w.crowd.size(w.now())*3/8, maxBatch)
+	enough := min(w.crowd.size(w.now())*3/8, maxBatch)
 	var limit <-chan time.Time
 	for len(batch) < maxBatch {
 		select {
@@ -66,11 +66,11 @@ func (w *Writer) gather(batch []waiting) []waiting {
 			continue
 		default:
 		}
-		if len(batch) >= half {
+		if len(batch) >= enough {
 			return batch
 		}
 		if limit == nil {
-			limit = time.After(min(time.Duration(half)*perRequest, gatherLimit))
+			limit = time.After(min(time.Duration(enough)*perRequest, gatherLimit))
 		}
 		select {
 		case item, open := <-w.queue:
